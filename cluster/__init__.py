@@ -1,0 +1,1 @@
+"""Puts runs on machines: job submission and clusters."""

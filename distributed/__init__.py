@@ -1,0 +1,1 @@
+"""Runs what `models` learns on Ray Train and DeepSpeed."""

@@ -1,0 +1,1 @@
+"""What is learned: plain PyTorch models, their data, tasks and optimisers."""

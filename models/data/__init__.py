@@ -1,0 +1,1 @@
+"""Readers of official data files, feature stores, and the sentence encoder."""

@@ -1,0 +1,1 @@
+"""Optimisers that give the same step on one process and under ZeRO."""

@@ -1,0 +1,1 @@
+"""Searches what `distributed` runs with Ray Tune."""
