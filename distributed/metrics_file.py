@@ -1,5 +1,6 @@
 """The local log of figures, metrics.jsonl: one JSON object a line, complete also after a kill or a full disk."""
 
+import contextlib
 import json
 import math
 import os
@@ -53,18 +54,23 @@ class MetricsFile:
             if self._descriptor is None:
                 self._descriptor = self._open()
             while self._waiting:
-                if os.fstat(self._descriptor).st_size != self._size:
-                    os.ftruncate(self._descriptor, self._size)  # half a line, from a write that failed
+                self._drop_half_line(self._descriptor)
                 rest = self._waiting[0]
                 while rest:
                     rest = rest[os.write(self._descriptor, rest) :]
                 self._size += len(self._waiting.popleft())
         except OSError as error:
+            if self._descriptor is not None:
+                with contextlib.suppress(OSError):  # for whoever reads meanwhile; tried again before the next write
+                    self._drop_half_line(self._descriptor)
             if not self._warned:
-                warn(
-                    f"{self._path}: {error.strerror or error}; figures are kept in memory and written once that is possible"
-                )
+                reason = error.strerror or error
+                warn(f"{self._path}: {reason}; figures are kept in memory and written once that is possible")
                 self._warned = True
+
+    def _drop_half_line(self, descriptor: int) -> None:
+        if os.fstat(descriptor).st_size != self._size:
+            os.ftruncate(descriptor, self._size)
 
     def _open(self) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)

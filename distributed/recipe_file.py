@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from distributed.recipe_yaml import KeyPath, YamlMistake, dotted, dump_yaml, parse_yaml
+from distributed.recipe_yaml import KeyPath, YamlError, dotted, dump_yaml, parse_yaml
 from models.config import StrictConfig
 from models.errors import UserError
 
@@ -38,7 +38,7 @@ def load_recipe(path: Path, overrides: Sequence[str], schema: type[T]) -> T:
         values, lines = parse_yaml(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read as UTF-8 text: {error}") from error
-    except YamlMistake as error:
+    except YamlError as error:
         raise UserError(f"{_place(file, error.line)}: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{file}:1: expected {_expected(schema)}; found {_shown(values)}")
@@ -84,7 +84,7 @@ def _apply(override: str, values: dict[str, Any], lines: dict[KeyPath, int], fil
         raise UserError(f"{place}: expected dotted.key=value, found {override!r}")
     try:
         value, _ = parse_yaml(text)
-    except YamlMistake as error:
+    except YamlError as error:
         raise UserError(f"{place}: '{key}': {error}; found {text!r}") from error
     here: Any = values
     path: KeyPath = ()

@@ -18,7 +18,7 @@ _CORE_SCALARS = {
 }
 
 
-class YamlMistake(ValueError):
+class YamlError(ValueError):
     """What is wrong, and on which line of the text (counted from 1)."""
 
     def __init__(self, line: int, problem: str) -> None:
@@ -57,7 +57,7 @@ for _name, _pattern in _CORE_SCALARS.items():
 def parse_yaml(text: str) -> tuple[Any, dict[KeyPath, int]]:
     """The plain value of a YAML text (None, bool, int, float, str, list, dict with str keys) and each key's line.
 
-    Raises YamlMistake, also for duplicate keys, aliases and tags beyond the core ones.
+    Raises YamlError, also for duplicate keys, aliases and tags beyond the core ones.
     """
     lines: dict[KeyPath, int] = {(): 1}
     try:
@@ -70,12 +70,12 @@ def parse_yaml(text: str) -> tuple[Any, dict[KeyPath, int]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(part for part in (error.context, error.problem) if part)
-        raise YamlMistake(mark.line + 1 if mark else 1, " ".join(problem.split())) from None
+        raise YamlError(mark.line + 1 if mark else 1, " ".join(problem.split())) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise YamlMistake(line, f"the character {error.character!r} is not allowed in YAML") from None
+        raise YamlError(line, f"the character {error.character!r} is not allowed in YAML") from None
     except RecursionError:
-        raise YamlMistake(1, "nested too deeply") from None
+        raise YamlError(1, "nested too deeply") from None
 
 
 def dump_yaml(values: Any) -> str:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from distributed.metrics_file import MetricsFile, plain_figure, warn
-from distributed.metrics_file import read_metrics as read_metrics
+from distributed.metrics_file import MetricsFile, plain_figure, read_metrics, warn
 from models.config import StrictConfig
 
 if TYPE_CHECKING:
     import wandb
+
+__all__ = ["Figures", "Tracker", "TrackingConfig", "read_metrics"]
 
 Figures = Mapping[str, float | list[float] | str]
 Mode = Literal["online", "offline", "disabled"]
@@ -161,7 +162,7 @@ def _has_key(base_url: str) -> bool:
 def _reach(base_url: str) -> None:
     """Raises OSError unless a server answers, with whatever status: W&B itself would wait far longer to say so."""
     try:
-        urllib.request.urlopen(base_url, timeout=_REACH).close()
+        urllib.request.urlopen(base_url, timeout=_REACH).close()  # noqa: S310 - W&B has checked that it is http(s)
     except urllib.error.HTTPError:
         return
 

@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.data.examples import Example
+from models.data.files import atomic_path
+from models.errors import UserError
 from models.neumatch.actions import Action, cut, gold_actions
 from models.neumatch.network import Batch
 from models.neumatch.oracle import oracle_alignment
@@ -35,6 +40,32 @@ class Preprocessors:
         video = torch.cat([example.video for example in examples])
         text = torch.cat([example.text for example in examples])
         return cls(Preprocessing.fit(video, target, seed), Preprocessing.fit(text, target, seed + 1))
+
+    def state(self) -> dict[str, Tensor]:
+        """Named tensors to save with the model."""
+        return {**self.video.state("video"), **self.text.state("text")}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> "Preprocessors":
+        """The inverse of `state`."""
+        return cls(Preprocessing.from_state(state, "video"), Preprocessing.from_state(state, "text"))
+
+    def to_file(self, path: Path) -> None:
+        """Writes a safetensors file, whole or not at all."""
+        with atomic_path(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in self.state().items()}, temporary)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Preprocessors":
+        """Reads what `to_file` wrote.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        try:
+            return cls.from_state(load_file(path))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise UserError(f"{path}: cannot be read as the preprocessing of a run: {error}") from error
 
     def apply(self, example: Example) -> Example:
         """The same movie with preprocessed features."""

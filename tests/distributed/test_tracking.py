@@ -51,6 +51,7 @@ def python(code: str, directory: Path, **environment: str) -> subprocess.Complet
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code)],
+        check=False,
         cwd=directory,
         env=clean,
         capture_output=True,
@@ -235,7 +236,9 @@ def test_full_disk_at_the_start_of_a_resumed_run(tmp_path: Path) -> None:
 def test_real_small_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
     if mounted.returncode != 0:
         pytest.skip("needs the right to mount a small tmpfs")
     try:
@@ -358,7 +361,7 @@ def test_secrets_of_the_environment_reach_no_file(tmp_path: Path) -> None:
         log.log({{"note": "token hunter2-hunter2 here"}}, 1)
         log.close()
     """
-    python(code, tmp_path, WANDB_API_KEY=KEY, DB_PASSWORD="hunter2-hunter2")
+    python(code, tmp_path, WANDB_API_KEY=KEY, **{"DB_PASSWORD": "hunter2-hunter2"})
     assert read_metrics(tmp_path / "out" / "metrics.jsonl")[0]["note"] == "token *** here"
     found = all_bytes(tmp_path / "out")
     assert KEY.encode() not in found
@@ -386,18 +389,23 @@ class Server:
                     name = query["variables"].get("name")
                     bucket = {"id": "b", "name": name, "displayName": name, "config": "{}", "project": project}
                     files = [{"name": file, "uploadUrl": "/up"} for file in query["variables"].get("files") or []]
-                    data = {
+                    answers: dict[str, dict[str, Any]] = {
                         "RunResumeStatus": {"model": {**project, "bucket": None}},
                         "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
                         "CreateRunFiles": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}},
-                    }.get(query.get("operationName"), {})
+                    }
+                    data = answers.get(query.get("operationName"), {})
                 answer = json.dumps({"data": data}).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
 
-            do_GET = do_PUT = do_POST
+            def do_GET(self) -> None:
+                self.do_POST()
+
+            def do_PUT(self) -> None:
+                self.do_POST()
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign]

@@ -1,0 +1,267 @@
+"""Checkpoints: everything a run needs to go on, on any number of workers at any ZeRO stage, complete or absent.
+
+A checkpoint is a folder `checkpoints/step-NNNNNNNN`. Every worker writes the slices of weights and moments that it
+holds to a safetensors file of its own; rank 0 adds the buffers, and last of all `manifest.json`, which a person can
+read: progress, recipe, figures, and name, size and SHA-256 of every file. A folder without a manifest never counted.
+
+Resuming, in this order:
+1. Folders are looked at newest first; one without a manifest was interrupted and is passed over.
+2. One whose files do not match its manifest is damaged: passed over with a warning.
+3. The first good one counts, if its recipe is the run's own (see Recipe.trajectory); else that is the user's mistake.
+4. If there are only damaged ones, that is an error too: starting afresh would bury what can perhaps be saved.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distributed.engine import Engine
+from distributed.shards import Slice
+from models.data.files import atomic_path
+from models.errors import UserError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_FOLDER = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.manifest["progress"]["step"])
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps is."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def save(run: Path, engine: Engine, progress: Mapping[str, Any], recipe: Mapping[str, Any]) -> Path | None:
+    """Writes a checkpoint; collective. Returns its folder, or None when it could not be written on some worker.
+
+    A failure to write (a full disk, say) removes what was written and leaves older checkpoints as they are.
+    """
+    folder = folder_of(run, int(progress["step"]))
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    problem, entry = "", {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if rank == 0:
+            (folder / MANIFEST).unlink(missing_ok=True)  # it will speak of other files
+        if engine.shards.sharded or rank == 0:
+            entry |= _write(folder / f"shard-{rank:05d}.safetensors", _slices(engine))
+        if rank == 0:
+            entry |= _write(folder / "buffers.safetensors", engine.buffers())
+    except (OSError, SafetensorError, UserError) as error:
+        problem = f"{error}"
+    files: list[Any] = [None] * workers
+    dist.all_gather_object(files, (problem, entry))
+    problems = [text for text, _ in files if text]
+    if not problems and rank == 0:
+        manifest = {
+            "format": FORMAT,
+            "progress": dict(progress),
+            "workers": workers,
+            "files": {name: facts for _, part in files for name, facts in part.items()},
+            "parameters": {name: list(shape) for name, shape in engine.shards.shapes.items()},
+            "recipe": dict(recipe),
+        }
+        try:
+            with atomic_path(folder / MANIFEST) as temporary:
+                temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        except (OSError, UserError) as error:
+            problems = [f"{error}"]
+    outcome = [problems]
+    dist.broadcast_object_list(outcome)
+    if outcome[0]:
+        if rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            print(f"warning: no checkpoint at step {progress['step']}: {outcome[0][0]}; training goes on", flush=True)
+        return None
+    return folder
+
+
+def _slices(engine: Engine) -> dict[str, Tensor]:
+    named = {}
+    for s in engine.shards.slices:
+        first, second = engine.moments(s)
+        for kind, tensor in (("weight", s.weight()), ("exp_avg", first), ("exp_avg_sq", second)):
+            named[f"{kind}/{s.name}@{s.start}"] = tensor.detach().float().cpu().contiguous()
+    return named
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Writes and flushes one file -> its entry in the manifest."""
+    with atomic_path(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    return {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def candidates(run: Path) -> list[Path]:
+    """All checkpoint folders of a run, newest first, complete or not."""
+    found = [(int(m[1]), p) for p in (run / "checkpoints").glob("step-*") if (m := _FOLDER.fullmatch(p.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def read(folder: Path) -> Checkpoint:
+    """Reads and verifies one checkpoint.
+
+    Raises:
+        UserError: it is incomplete or damaged; says which file and how.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files = dict(manifest["files"])
+        int(manifest["progress"]["step"])
+    except FileNotFoundError:
+        raise UserError(f"{folder}: not a complete checkpoint (no {MANIFEST}); it was interrupted while saving") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged checkpoint: {type(error).__name__}: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: checkpoint format {manifest.get('format')}, this version reads {FORMAT}")
+    for name, facts in files.items():
+        file = folder / name
+        if Path(name).name != name:
+            raise UserError(f"{path}: file name {name!r} leaves the checkpoint's folder")
+        size = file.stat().st_size if file.is_file() else -1
+        if size != facts["bytes"]:
+            found = "missing" if size < 0 else f"truncated or changed: {size} bytes, expected {facts['bytes']}"
+            raise UserError(f"{file}: {found}; delete {folder} to fall back to an older checkpoint")
+        if _digest(file) != facts["sha256"]:
+            raise UserError(f"{file}: contents differ from the manifest; delete {folder} to fall back to an older one")
+    return Checkpoint(folder, manifest)
+
+
+def newest(run: Path, warn: bool = True) -> Checkpoint | None:
+    """The newest good checkpoint of a run; None where there never was one. See the rules on top of this file."""
+    damage: list[str] = []
+    for folder in candidates(run):
+        if not (folder / MANIFEST).exists():
+            continue
+        try:
+            return read(folder)
+        except UserError as error:
+            damage.append(str(error))
+            if warn:
+                print(f"warning: {error}", flush=True)
+    if damage:
+        raise UserError(damage[0])
+    return None
+
+
+def check_recipe(checkpoint: Checkpoint, trajectory: Mapping[str, Any]) -> None:
+    """Raises UserError when a checkpoint was made by a recipe with another trajectory; names the keys."""
+
+    def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                yield from leaves(part, f"{at}.{key}" if at else key)
+        else:
+            yield at, value
+
+    theirs, ours = dict(leaves(checkpoint.manifest["recipe"])), dict(leaves(json.loads(json.dumps(trajectory))))
+    differ = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    if differ:
+        first = differ[0]
+        raise UserError(
+            f"{checkpoint.folder}: made by another recipe: {first} was {theirs.get(first)!r}, now {ours.get(first)!r}"
+            + (f" (and {len(differ) - 1} more)" if len(differ) > 1 else "")
+            + "; give this run another name=..., or the recipe it began with"
+        )
+
+
+def load(checkpoint: Checkpoint, engine: Engine) -> None:
+    """Restores weights, moments and buffers on any number of workers at any ZeRO stage; collective.
+
+    Raises:
+        UserError: the checkpoint is of a network with other parameters.
+    """
+    theirs, ours = checkpoint.manifest["parameters"], {n: list(s) for n, s in engine.shards.shapes.items()}
+    if theirs != ours:
+        name = next(n for n in [*theirs, *ours] if theirs.get(n) != ours.get(n))
+        raise UserError(f"{checkpoint.folder}: parameter {name} is {theirs.get(name)} there, {ours.get(name)} here")
+    with _Pieces(checkpoint) as pieces:
+        engine.shards.load(lambda s: pieces.gather("weight", s))
+        for s in engine.shards.slices:
+            first, second = engine.moments(s)
+            first.copy_(pieces.gather("exp_avg", s))
+            second.copy_(pieces.gather("exp_avg_sq", s))
+    with safe_open(checkpoint.folder / "buffers.safetensors", framework="pt") as file:
+        engine.load_buffers({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    engine.lars.steps = int(checkpoint.manifest["progress"]["step"])
+
+
+class _Pieces:
+    """Random access to the slices of a checkpoint, whichever worker wrote them."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        names = [name for name in checkpoint.manifest["files"] if name.startswith("shard-")]
+        self._files = [safe_open(checkpoint.folder / name, framework="pt") for name in names]
+        self._at: dict[str, list[tuple[int, int, Any, str]]] = {}
+        for file in self._files:
+            for key in file.keys():  # noqa: SIM118
+                name, _, start = key.rpartition("@")
+                length = file.get_slice(key).get_shape()[0]
+                self._at.setdefault(name, []).append((int(start), length, file, key))
+
+    def __enter__(self) -> "_Pieces":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.clear()
+        self._at.clear()
+
+    def gather(self, kind: str, s: Slice) -> Tensor:
+        """(s.length,) float32: the elements of slice `s`."""
+        wanted = torch.empty(s.length)
+        for start, length, file, key in self._at[f"{kind}/{s.name}"]:
+            low, high = max(start, s.start), min(start + length, s.start + s.length)
+            if low < high:
+                wanted[low - s.start : high - s.start] = file.get_slice(key)[low - start : high - start]
+        return wanted
+
+
+def whole_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """All fp32 weights and buffers of a checkpoint, without an engine."""
+    state = {}
+    with _Pieces(checkpoint) as pieces:
+        for name, shape in checkpoint.manifest["parameters"].items():
+            size = torch.Size(shape)
+            state[name] = pieces.gather("weight", Slice(name, 0, size.numel(), torch.empty(0), 0)).view(size)
+    with safe_open(checkpoint.folder / "buffers.safetensors", framework="pt") as file:
+        return state | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def prune(run: Path, keep: int, best_step: int | None) -> None:
+    """Deletes all but the newest `keep` complete checkpoints and the best; rank 0 only."""
+    complete = [folder for folder in candidates(run) if (folder / MANIFEST).exists()]
+    kept = set(complete[:keep]) | ({folder_of(run, best_step)} if best_step is not None else set())
+    for folder in candidates(run):
+        if folder not in kept:
+            # Without its manifest it is not a checkpoint any more, even if the deletion stops half-way.
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+

@@ -1,0 +1,44 @@
+"""Sums over all workers of a torch.distributed group, with and without gradient."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    """Forward: the sum over workers. Backward: the sum over workers of the incoming gradients.
+
+    Every worker's result depends on every worker's input, so with a total loss that is the sum of the workers' losses
+    the gradient of an input is the sum of what all workers send back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+class WorldCollectives:
+    """The collectives of the default process group (see models/collectives.py)."""
+
+    @property
+    def world_size(self) -> int:
+        return dist.get_world_size()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The element-wise sum over workers, differentiable."""
+        total: Tensor = _SumOverWorkers.apply(tensor)
+        return total
+
+    def sum_in_place(self, tensor: Tensor) -> None:
+        """Replaces `tensor` by its sum over workers; not differentiable."""
+        dist.all_reduce(tensor)

@@ -1,0 +1,105 @@
+"""The DeepSpeed engine behind a few verbs: losses in, one optimiser step out, the same at every ZeRO stage."""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import Tensor, nn
+
+from distributed.shards import Shards, Slice, shards_of
+from models.config import StrictConfig
+from models.optim.lars import LARS, OptimiserConfig
+
+
+class EngineConfig(StrictConfig):
+    """How DeepSpeed runs a model."""
+
+    zero_stage: int = Field(default=0, ge=0, le=3)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 keeps fp32 master weights; DeepSpeed has them from ZeRO stage 1 on, so stage 0 then runs as stage 1."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-batches a step. SBN needs its whole batch at once: 1."""
+
+
+class Engine:
+    """One model under DeepSpeed on this worker. Gradients are averaged over workers by DeepSpeed."""
+
+    def __init__(self, module: nn.Module, config: EngineConfig, optimiser: OptimiserConfig) -> None:
+        """Needs an initialised torch.distributed process group; `module` is on its device and equal on all workers."""
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        import deepspeed  # the accelerator is chosen at import
+
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+        shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        self.lars = LARS.of(optimiser, module.parameters())
+        self.config = config
+        engine, *_ = deepspeed.initialize(model=module, optimizer=self.lars, config=_deepspeed_config(config))
+        self._engine: Any = engine
+        self.module: nn.Module = engine.module
+        self.shards: Shards = shards_of(engine, self.module, shapes)
+        self.shards.attach(self.lars)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The module's forward, with ZeRO's hooks."""
+        return self._engine(*inputs)
+
+    def backward_and_step(self, loss: Tensor) -> None:
+        """Backward of this worker's share of the loss; on the last micro-batch also the optimiser's step.
+
+        The sum of all workers' and micro-batches' losses is what is differentiated: DeepSpeed averages over both, so
+        the loss is multiplied by their number here.
+        """
+        self._engine.backward(loss * (dist.get_world_size() * self.config.accumulation))
+        self._engine.step()
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.lars.param_groups[0]["lr"])
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        self.lars.param_groups[0]["lr"] = value
+
+    def weights(self) -> dict[str, Tensor]:
+        """All fp32 weights and buffers, whole, on every worker; collective."""
+        return {**self.shards.whole(Slice.weight), **self.buffers()}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """The module's buffers (equal on all workers)."""
+        return {name: buffer.detach() for name, buffer in self.module.named_buffers()}
+
+    def load_buffers(self, state: Mapping[str, Tensor]) -> None:
+        """Overwrites the module's buffers."""
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(state[name])
+
+    def moments(self, s: Slice) -> tuple[Tensor, Tensor]:
+        """Adam's moments of a slice, each a (length,) view."""
+        first, second = self.lars.moments(s.tensor)
+        return first.narrow(0, s.offset, s.length), second.narrow(0, s.offset, s.length)
+
+
+def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
+    bf16 = config.precision == "bf16"
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # only for DeepSpeed's own reports; our batches may be ragged
+        "gradient_accumulation_steps": config.accumulation,
+        "gradient_clipping": 0.0,  # LARS caps the norm of whole tensors itself; unset, DeepSpeed would clip at 1
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": bf16},
+        "zero_optimization": {
+            "stage": max(config.zero_stage, int(bf16)),
+            "sub_group_size": 10**15,  # one optimiser step for all tensors, so that norms are reduced once
+            "overlap_comm": torch.cuda.is_available(),
+            # ZeRO-3 keeps small tensors whole on every worker.
+            "stage3_param_persistence_threshold": 10_000,
+        },
+    }

@@ -1,0 +1,118 @@
+"""Exports a run as plain safetensors + config that load without DeepSpeed or Ray.
+
+    python -m distributed.export RUN [--checkpoint best|last] [--to FOLDER]
+
+An export holds `model.safetensors` (network and preprocessing) and `config.json`. `read_export` loads it; a recipe
+starts from it with `init_from: FOLDER`.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distributed import checkpoint
+from distributed.command import main_of
+from models.data.files import atomic_path
+from models.errors import UserError
+from models.neumatch.network import NeuMATCH, NeuMATCHConfig
+from models.neumatch.samples import Preprocessors
+
+PREFIX = "preprocessing."
+
+
+@dataclass(frozen=True)
+class Export:
+    """A trained network ready for use."""
+
+    config: NeuMATCHConfig
+    weights: dict[str, Tensor]
+    preprocessors: Preprocessors
+    about: dict[str, Any]
+
+    def network(self) -> NeuMATCH:
+        """The network with its weights, in evaluation mode."""
+        widths = (len(self.preprocessors.video.mean), len(self.preprocessors.text.mean))
+        network = NeuMATCH(self.config, *widths)
+        network.load_state_dict(self.weights)
+        return network.eval()
+
+
+def write_export(folder: Path, export: Export) -> None:
+    """Writes an export; each file appears whole or not at all."""
+    tensors = {**export.weights, **{PREFIX + name: t for name, t in export.preprocessors.state().items()}}
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    about = {"model": export.config.model_dump(mode="json"), **export.about}
+    with atomic_path(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def read_export(folder: Path, expected: object = None) -> Export:
+    """Reads an export.
+
+    Raises:
+        UserError: it is missing, damaged, or (with `expected`) of another network.
+    """
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = NeuMATCHConfig.model_validate_json(json.dumps(about.pop("model")))
+        tensors = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or folder}: no such file; make an export with `python -m distributed.export`") from None
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: damaged export: {str(error).splitlines()[0]}") from error
+    if expected is not None and config != expected:
+        raise UserError(f"{folder}: was trained as {config}, but the recipe's model is {expected}")
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+    preprocessing = {name[len(PREFIX) :]: t for name, t in tensors.items() if name.startswith(PREFIX)}
+    return Export(config, weights, Preprocessors.from_state(preprocessing), about)
+
+
+def export_of(run: Path, which: str = "best") -> Export:
+    """The export of a run's best or last checkpoint.
+
+    Raises:
+        UserError: the run has no such checkpoint, or it is damaged.
+    """
+    newest = checkpoint.newest(run)
+    if newest is None:
+        raise UserError(f"{run}: no complete checkpoint there; expected the folder of a run")
+    best_step = newest.manifest["progress"]["best_step"]
+    chosen = newest
+    if which == "best" and best_step is not None and best_step != newest.step:
+        chosen = checkpoint.read(checkpoint.folder_of(run, best_step))
+    config = NeuMATCHConfig.model_validate_json(json.dumps(chosen.manifest["recipe"]["model"]))
+    progress = chosen.manifest["progress"]
+    about = {
+        "run": run.name,
+        "step": chosen.step,
+        "epoch": progress["epoch"],
+        "figures": progress["figures"],
+        "data": chosen.manifest["recipe"]["data"],
+    }
+    preprocessors = Preprocessors.from_file(run / "preprocessing.safetensors")
+    return Export(config, checkpoint.whole_weights(chosen), preprocessors, about)
+
+
+def export(arguments: Sequence[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m distributed.export", description="Export a run's weights.")
+    parser.add_argument("run", type=Path, help="the run's folder, e.g. runs/NAME")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    parser.add_argument("--to", type=Path, help="where to write (default: RUN/export)")
+    options = parser.parse_args(arguments)
+    made = export_of(options.run, options.checkpoint)
+    target = options.to or options.run / "export"
+    write_export(target, made)
+    print(f"exported step {made.about['step']} of {options.run} to {target}")
+
+
+if __name__ == "__main__":
+    main_of(export)

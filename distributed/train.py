@@ -1,0 +1,137 @@
+"""Trains a recipe on Ray.
+
+    python -m distributed.train RECIPE [key=value ...]
+
+Checks everything that can be checked, then launches. The same command again continues the run of that name.
+"""
+
+import argparse
+import logging
+import os
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distributed import checkpoint
+from distributed.command import main_of
+from distributed.config import Recipe
+from distributed.export import read_export
+from distributed.loop import build_task, json_of, train_worker
+from distributed.recipe_file import dump_recipe, load_recipe
+from models.data.alignment_set import load_examples
+from models.data.examples import Example
+from models.data.files import atomic_path
+from models.errors import UserError
+from models.neumatch.network import NeuMATCHConfig
+from models.neumatch.samples import Preprocessors
+
+
+def prepare(recipe: Recipe) -> None:
+    """Reads and checks all data, fits the preprocessing, and writes what the workers need into the run's folder.
+
+    Raises:
+        UserError: for whatever is wrong, before anything is launched.
+    """
+    found = checkpoint.newest(recipe.folder, warn=False)
+    if found is not None:
+        checkpoint.check_recipe(found, recipe.trajectory())
+    initial = read_export(recipe.init_from, recipe.model) if recipe.init_from is not None else None
+    examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
+    if not examples["train"]:
+        raise UserError("the training split is empty: there is nothing to train on")
+    preprocessors = initial.preprocessors if initial is not None else _fit(recipe, examples)
+    task = build_task(recipe, preprocessors)
+    for split in examples.values():
+        for example in split[:1]:
+            task.preprocessors.apply(example)  # checks the widths
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    if found is None:
+        preprocessors.to_file(recipe.folder / "preprocessing.safetensors")
+    with atomic_path(recipe.folder / "recipe.yaml") as temporary:
+        temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+
+
+def _fit(recipe: Recipe, examples: Mapping[str, list[Example]]) -> Preprocessors:
+    if not isinstance(recipe.model, NeuMATCHConfig):
+        raise UserError(f"model.name={recipe.model.name} needs no training run: use `python -m distributed.evaluate`")
+    target = recipe.model.width if recipe.model.projection == "rp" else None
+    return Preprocessors.fit(examples["train"], target, recipe.seed)
+
+
+def launch(recipe: Recipe) -> dict[str, Any]:
+    """Runs the recipe under Ray Train -> the last figures. Joins the cluster at RAY_ADDRESS, or starts a local one.
+
+    Raises:
+        UserError: the cluster can never hold the workers, or a worker found a mistake.
+    """
+    import ray
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    os.environ["PATH"] = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}"  # DeepSpeed: ninja
+    if not ray.is_initialized():
+        ray.init(log_to_driver=True, logging_level=logging.WARNING, runtime_env={"env_vars": _environment()})
+    scaling = recipe.scaling
+    _check_capacity(scaling.workers, scaling.cpus_per_worker, scaling.gpus_per_worker)
+    resources = {"CPU": scaling.cpus_per_worker}
+    if scaling.gpus_per_worker:
+        resources["GPU"] = scaling.gpus_per_worker
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"recipe": json_of(recipe)},
+        torch_config=TorchConfig(
+            backend="nccl" if scaling.gpus_per_worker else "gloo", timeout_s=scaling.collective_timeout_s
+        ),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scaling.workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=recipe.name,
+            storage_path=str(recipe.storage.absolute()),
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
+        ),
+    )
+    figures = trainer.fit().return_value or {}
+    if "error" in figures:
+        raise UserError(figures["error"])
+    return dict(figures)
+
+
+def _environment() -> dict[str, str]:
+    """What workers need to see of this process's environment."""
+    names = ("MELTMATCH_DATA", "WANDB_MODE", "WANDB_BASE_URL", "PATH", "HF_HUB_OFFLINE")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _check_capacity(workers: int, cpus: float, gpus: float) -> None:
+    import ray
+
+    here = ray.cluster_resources()
+    for name, wanted in (("CPU", workers * cpus), ("GPU", workers * gpus)):
+        if wanted > here.get(name, 0.0):
+            raise UserError(
+                f"scaling asks for {wanted:g} {name}s ({workers} workers), but this cluster has {here.get(name, 0.0):g}; "
+                f"lower scaling.workers or scaling.{name.lower()}s_per_worker"
+            )
+
+
+def train(arguments: Sequence[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m distributed.train", description="Train a recipe on Ray.")
+    parser.add_argument("recipe", type=Path, help="a YAML file, or the name of one in distributed/recipes")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. optimiser.eta=0.01 scaling.workers=4")
+    options = parser.parse_args(arguments)
+    recipe = load_recipe(options.recipe, options.overrides, Recipe)
+    prepare(recipe)
+    figures = launch(recipe)
+    print(f"finished {recipe.name}: " + ", ".join(f"{k} {_short(v)}" for k, v in figures.items()))
+    print(f"run folder: {recipe.folder}\nscore it:   python -m distributed.evaluate {recipe.folder}")
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main_of(train)

@@ -1,0 +1,40 @@
+"""The learning rate: linear warm-up, then halved whenever the training loss stops improving (spec section 5)."""
+
+from pydantic import Field
+
+from models.config import StrictConfig
+
+
+class ScheduleConfig(StrictConfig):
+    """Defaults are the published ones: no warm-up, halve after 10 epochs without a better training loss."""
+
+    warmup_steps: int = Field(default=0, ge=0)
+    warmup_from: float = Field(default=0.1, gt=0, le=1)
+    """The share of the rate that warm-up starts from."""
+    plateau_epochs: int = Field(default=10, ge=1)
+    plateau_factor: float = Field(default=0.5, gt=0, le=1)
+    """1 switches the plateau rule off."""
+
+
+class PlateauState(StrictConfig):
+    """What the plateau rule remembers; part of every checkpoint."""
+
+    scale: float = 1.0
+    best: float | None = None
+    epochs_without: int = 0
+
+
+def after_epoch(config: ScheduleConfig, state: PlateauState, loss: float) -> PlateauState:
+    """The state after an epoch with mean training loss `loss`."""
+    if state.best is None or loss < state.best:
+        return PlateauState(scale=state.scale, best=loss)
+    waited = state.epochs_without + 1
+    if waited <= config.plateau_epochs:
+        return PlateauState(scale=state.scale, best=state.best, epochs_without=waited)
+    return PlateauState(scale=state.scale * config.plateau_factor, best=state.best)
+
+
+def rate_factor(config: ScheduleConfig, state: PlateauState, step: int) -> float:
+    """What the base rate is multiplied with at `step` (counted from 0)."""
+    warm = min(1.0, config.warmup_from + (1 - config.warmup_from) * step / config.warmup_steps) if config.warmup_steps else 1.0
+    return state.scale * warm
