@@ -71,7 +71,10 @@ class Towers(nn.Module):
         super().__init__()
         self.standardise = standardise
         self.video = nn.Sequential(
-            nn.Linear(video, config.hidden), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, config.joint)
+            nn.Linear(video, config.hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, config.joint),
         )
         self.text = nn.Linear(text, config.joint)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
@@ -107,7 +110,8 @@ def train(examples: Sequence[Example], config: TwoTowerConfig) -> Towers:
         towers = Towers(Standardiser.of(pairs.video), pairs.video.shape[1], pairs.text.shape[1], config).to(device)
         optimiser = torch.optim.Adam(towers.parameters(), lr=config.rate)
         for _ in range(config.epochs):
-            for chosen in torch.randperm(len(pairs.snippet)).to(device).split(config.batch):
+            order = torch.randperm(len(pairs.snippet)).to(device)
+            for chosen in torch.split(order, config.batch):
                 cosines = towers(pairs.video[chosen], pairs.text[chosen])
                 loss = contrastive_loss(cosines * towers.log_scale.exp().clamp(max=100), pairs.snippet[chosen])
                 optimiser.zero_grad()

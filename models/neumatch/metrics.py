@@ -71,10 +71,10 @@ def score(movies: Sequence[Movie], alignments: Sequence[Alignment]) -> Score:
     """Both figures, averaged over the movies.
 
     Raises:
-        ValueError: no movies, not one alignment a movie, or an alignment that does not fit its movie.
+        ValueError: there are no movies, not one alignment a movie, or an alignment that does not fit its movie.
     """
     if not movies or len(movies) != len(alignments):
-        raise ValueError(f"needs one alignment a movie and at least one: {len(movies)} movies, {len(alignments)} alignments")
+        raise ValueError(f"needs one alignment a movie: {len(movies)} movies, {len(alignments)} alignments")
     pairs = list(zip(movies, alignments, strict=True))
     return Score(
         video_accuracy=sum(video_accuracy(movie, alignment) for movie, alignment in pairs) / len(pairs),

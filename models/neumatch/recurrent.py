@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.neumatch.products import linear, product
+
 State = tuple[Tensor, Tensor]
 """Hidden and cell state, each (n, H)."""
 
@@ -68,7 +70,7 @@ class _PackedLSTM(torch.autograd.Function):
             now = slice(start, start + n)
             gate, cell = gates[now], cells[now]
             if step:
-                gate.addmm_(hiddens[previous : previous + n], recurrent)
+                gate.add_(product(hiddens[previous : previous + n], recurrent))
             _activate(gate, hidden)
             i, f, g, o = gate.view(n, 4, hidden).unbind(1)
             torch.mul(i, g, out=cell)
@@ -103,11 +105,11 @@ class _PackedLSTM(torch.autograd.Function):
             torch.mul(slopes[now, :3], dc[:, None], out=grad_gates[now, :3])
             torch.mul(slopes[now, 3], dh, out=grad_gates[now, 3])
             if end > n:
-                grad_h = grad_gates[now].flatten(1) @ weight_hh
+                grad_h = product(grad_gates[now].flatten(1), weight_hh)
                 grad_c = dc * forget[now]
             end, carried = end - n, n
         flat = grad_gates.flatten(1)
-        grad_weight = flat[before:].t() @ hiddens.index_select(0, previous)
+        grad_weight = product(flat[before:].t(), hiddens.index_select(0, previous))
         return flat, grad_weight, None
 
 
@@ -135,7 +137,7 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
             now, then = slice(start, start + n), slice(previous, previous + n)
             gate, raw = gates[now], raw_cells[now]
             if step:
-                torch.mm(hiddens[then], recurrent, out=raw_gates[now])
+                raw_gates[now] = product(hiddens[then], recurrent)
                 normed, gate_mean[now], gate_rstd[now] = torch.native_layer_norm(
                     raw_gates[now], [4 * hidden], gate_scale, None, EPS
                 )
@@ -194,11 +196,11 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
                     grad_gates[now].flatten(1), raw_gates[now], [4 * hidden], gate_mean[now], gate_rstd[now],
                     gate_scale, None, [True, False, False],
                 )[0]  # fmt: skip
-                grad_h = grad_raw_gates[now] @ weight_hh
+                grad_h = product(grad_raw_gates[now], weight_hh)
                 grad_c = raw * forget[now]
             end, carried = end - n, n
         flat = grad_gates.flatten(1)
-        grad_weight = grad_raw_gates[before:].t() @ hiddens.index_select(0, previous)
+        grad_weight = product(grad_raw_gates[before:].t(), hiddens.index_select(0, previous))
         normed_gates = (raw_gates - gate_mean) * gate_rstd
         normed_cells = (raw_cells - cell_mean) * cell_rstd
         return (
@@ -237,7 +239,7 @@ class LSTMLayer(nn.Module):
             if state is None:
                 raise ValueError("give either batch_sizes or state")
             return self._step(x, *state)
-        inputs = torch.addmm(self.bias_ih + self.bias_hh, x, self.weight_ih.t())
+        inputs = linear(x, self.weight_ih, self.bias_ih + self.bias_hh)
         hiddens, cells = _PackedLSTM.apply(inputs, self.weight_hh, batch_sizes)
         return hiddens, cells
 
@@ -271,7 +273,7 @@ class LayerNormLSTMLayer(nn.Module):
             if state is None:
                 raise ValueError("give either batch_sizes or state")
             return self._step(x, *state)
-        inputs = self.norm_input(F.linear(x, self.weight_ih))
+        inputs = self.norm_input(linear(x, self.weight_ih))
         hiddens, cells = _PackedLayerNormLSTM.apply(
             inputs,
             self.weight_hh,

@@ -1,0 +1,52 @@
+"""Matrix products through oneDNN where that is faster: large float32 products on a CPU.
+
+PyTorch sends float32 products on a CPU to MKL, which on many processors reaches only two thirds of what oneDNN does
+(tests/benchmarks shows both). The result is float32 arithmetic either way.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_LARGE = 50_000  # elements of either side below which the call costs more than it saves
+_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """(m, k) @ (k, n) -> (m, n), not differentiable."""
+    if _AVAILABLE and a.device.type == "cpu" and a.dtype == torch.float32 and a.numel() >= _LARGE and b.numel() >= _LARGE:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+        return result
+    return a @ b
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        result = product(x, weight.t())
+        return result if bias is None else result.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad_x = product(grad, weight) if ctx.needs_input_grad[0] else None
+        return grad_x, product(grad.t(), x), grad.sum(0) if ctx.has_bias else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` for (m, k) inputs; once differentiable."""
+    if x.requires_grad or weight.requires_grad:
+        result: Tensor = _Linear.apply(x, weight, bias)
+        return result
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` for (m, k) inputs through `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
