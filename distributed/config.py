@@ -39,7 +39,8 @@ class ScalingConfig(StrictConfig):
     """What Ray is asked for. Nothing here changes the numbers."""
 
     workers: int = Field(default=1, ge=1)
-    gpus_per_worker: float = Field(default=0, ge=0)
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """Default: one where the cluster has a GPU for every worker, else none."""
     cpus_per_worker: float = Field(default=1, gt=0)
     threads_per_worker: int | None = Field(default=None, ge=1)
     """CPU threads of PyTorch; default: cpus_per_worker."""

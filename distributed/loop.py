@@ -176,9 +176,13 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
     A user's mistake comes back as {"error": line}, so that Ray neither retries it nor prints a traceback.
     """
+    import ray.train.torch
+
     recipe = Recipe.model_validate_json(settings["recipe"])
     scaling = recipe.scaling
     torch.set_num_threads(scaling.threads_per_worker or max(1, int(scaling.cpus_per_worker)))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ray.train.torch.get_device())
     try:
         return run(recipe)
     except UserError as error:

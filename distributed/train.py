@@ -71,20 +71,19 @@ def launch(recipe: Recipe) -> dict[str, Any]:
 
     os.environ["PATH"] = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}"  # DeepSpeed: ninja
     if not ray.is_initialized():
-        ray.init(log_to_driver=True, logging_level=logging.WARNING, runtime_env={"env_vars": _environment()})
-    scaling = recipe.scaling
-    _check_capacity(scaling.workers, scaling.cpus_per_worker, scaling.gpus_per_worker)
-    resources = {"CPU": scaling.cpus_per_worker}
-    if scaling.gpus_per_worker:
-        resources["GPU"] = scaling.gpus_per_worker
+        ray.init(log_to_driver=True, logging_level=logging.WARNING, runtime_env=_runtime_environment())
+    scaling, cluster = recipe.scaling, ray.cluster_resources()
+    gpus = scaling.gpus_per_worker
+    if gpus is None:
+        gpus = float(cluster.get("GPU", 0) >= scaling.workers)
+    _check_capacity(cluster, scaling.workers, scaling.cpus_per_worker, gpus)
+    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"recipe": json_of(recipe)},
-        torch_config=TorchConfig(
-            backend="nccl" if scaling.gpus_per_worker else "gloo", timeout_s=scaling.collective_timeout_s
-        ),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=scaling.collective_timeout_s),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=scaling.workers, use_gpu=scaling.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=scaling.workers, use_gpu=gpus > 0, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
             name=recipe.name,
@@ -98,21 +97,23 @@ def launch(recipe: Recipe) -> dict[str, Any]:
     return dict(figures)
 
 
-def _environment() -> dict[str, str]:
-    """What workers need to see of this process's environment."""
-    names = ("MELTMATCH_DATA", "WANDB_MODE", "WANDB_BASE_URL", "PATH", "HF_HUB_OFFLINE")
-    return {name: os.environ[name] for name in names if name in os.environ}
+def _runtime_environment() -> dict[str, Any] | None:
+    """What workers of a cluster that runs already need to see of this process's environment.
+
+    Workers of a local cluster inherit it, and so do those of a submitted job.
+    """
+    if not os.environ.get("RAY_ADDRESS") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return None
+    names = ("MELTMATCH_DATA", "WANDB_MODE", "WANDB_BASE_URL", "HF_HUB_OFFLINE")
+    return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
 
 
-def _check_capacity(workers: int, cpus: float, gpus: float) -> None:
-    import ray
-
-    here = ray.cluster_resources()
+def _check_capacity(cluster: Mapping[str, float], workers: int, cpus: float, gpus: float) -> None:
     for name, wanted in (("CPU", workers * cpus), ("GPU", workers * gpus)):
-        if wanted > here.get(name, 0.0):
+        if wanted > cluster.get(name, 0.0):
             raise UserError(
-                f"scaling asks for {wanted:g} {name}s ({workers} workers), but this cluster has {here.get(name, 0.0):g}; "
-                f"lower scaling.workers or scaling.{name.lower()}s_per_worker"
+                f"scaling asks for {wanted:g} {name}s ({workers} workers), but this cluster has "
+                f"{cluster.get(name, 0.0):g}; lower scaling.workers or scaling.{name.lower()}s_per_worker"
             )
 
 

@@ -72,7 +72,8 @@ def test_agrees_with_a_fine_time_grid(seed: int) -> None:
 
 
 def test_score_is_the_mean_over_movies() -> None:
-    perfect, empty = oracle_alignment(MOVIE), [(), (), ()]
+    perfect = oracle_alignment(MOVIE)
+    empty: Alignment = [(), (), ()]
     both = score([MOVIE, MOVIE], [perfect, empty])
     assert both.video_accuracy == pytest.approx((video_accuracy(MOVIE, perfect) + video_accuracy(MOVIE, empty)) / 2)
     assert both.text_iou == pytest.approx(text_iou(MOVIE, perfect) / 2)

@@ -1,0 +1,170 @@
+"""Scores a run, an export, or a plain baseline, always beside what a user would otherwise do.
+
+    python -m distributed.evaluate RUN [--split test] [--beam 8] [--page PAGE.html] [key=value ...]
+    python -m distributed.evaluate RECIPE model.name=ridge
+
+RUN is a run's folder (its best checkpoint is scored) or an export with --recipe naming the data. Prints a table of
+video accuracy and text IoU (percent, mean over movies), and writes it to RUN/evaluation-SPLIT.json.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distributed.command import main_of
+from distributed.config import BaselineConfig, Recipe
+from distributed.export import Export, export_of, read_export
+from distributed.pages.alignment import write_alignment_page
+from distributed.recipe_file import load_recipe
+from models.baselines import ALIGNERS
+from models.data.alignment_set import SPLITS, load_examples
+from models.data.examples import Example
+from models.data.files import atomic_path
+from models.data.movie import Alignment
+from models.errors import UserError
+from models.neumatch.decoding import DecodingConfig, align
+from models.neumatch.metrics import Score, score
+from models.neumatch.oracle import oracle_alignment
+
+ORACLE = "oracle (ceiling of the clips)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    score: Score
+    alignments: list[Alignment]
+    seconds: float
+    """Of aligning the split, fitting apart."""
+
+
+def decode(export: Export, examples: Sequence[Example], decoding: DecodingConfig) -> Row:
+    """Aligns and scores a split with a trained network."""
+    network = export.network()
+    prepared = [export.preprocessors.apply(example) for example in examples]
+    began = time.perf_counter()
+    alignments = align(network, prepared, decoding)
+    seconds = time.perf_counter() - began
+    return Row(score([e.movie for e in examples], alignments), alignments, seconds)
+
+
+def baseline(name: str, train: Sequence[Example], examples: Sequence[Example]) -> Row:
+    """Fits a plain aligner on the training split, then aligns and scores `examples`."""
+    aligner = ALIGNERS[name]()
+    aligner.fit(train)
+    began = time.perf_counter()
+    alignments = [aligner.align(example) for example in examples]
+    seconds = time.perf_counter() - began
+    return Row(score([e.movie for e in examples], alignments), alignments, seconds)
+
+
+def oracle(examples: Sequence[Example]) -> Row:
+    """What the best assignment of these clips can reach."""
+    alignments = [oracle_alignment(example.movie) for example in examples]
+    return Row(score([e.movie for e in examples], alignments), alignments, 0.0)
+
+
+def table(rows: Mapping[str, Row], split: str, movies: int) -> str:
+    """The rows as Markdown."""
+    lines = [f"| {split}, {movies} movies | video accuracy % | text IoU % | decoding s |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        seconds = f"{row.seconds:.2f}" if row.seconds else ""
+        lines.append(f"| {name} | {row.score.video_accuracy:.1f} | {row.score.text_iou:.1f} | {seconds} |")
+    return "\n".join(lines)
+
+
+def _open(where: Path, recipe: Path | None, overrides: Sequence[str], which: str) -> tuple[Recipe, Export | None]:
+    if (where / "recipe.yaml").is_file():
+        loaded = load_recipe(where / "recipe.yaml", overrides, Recipe)
+        return loaded, export_of(where, which)
+    if (where / "config.json").is_file():
+        if recipe is None:
+            raise UserError(f"{where} is an export, which holds no data: name a recipe with --recipe")
+        return load_recipe(recipe, overrides, Recipe), read_export(where)
+    if where.is_dir():
+        raise UserError(f"{where}: neither a run (recipe.yaml) nor an export (config.json)")
+    loaded = load_recipe(where, overrides, Recipe)
+    if not isinstance(loaded.model, BaselineConfig):
+        if not (loaded.folder / "recipe.yaml").is_file():
+            raise UserError(f"{loaded.folder}: not trained yet; run `python -m distributed.train {where}` first")
+        return loaded, export_of(loaded.folder, which)
+    return loaded, None
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m distributed.evaluate", description="Score a run beside baselines.")
+    parser.add_argument("where", type=Path, help="a run's folder, an export, or a recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--recipe", type=Path, help="with an export: the recipe whose data is scored")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    parser.add_argument("--beam", type=int, metavar="WIDTH", action="append", default=[], help="also beam search")
+    parser.add_argument("--length-penalty", type=float, default=0.0, help="of beam search, 0..1")
+    parser.add_argument("--baselines", default="all", help="all, none, or names: " + ", ".join(ALIGNERS))
+    parser.add_argument("--page", type=Path, help="write an HTML page of one movie's alignments")
+    parser.add_argument("--movie", help="the movie on the page (default: the first of the split)")
+    options = parser.parse_args(arguments)
+    names = {"all": list(ALIGNERS), "none": []}.get(options.baselines, options.baselines.split(","))
+    if unknown := [name for name in names if name not in ALIGNERS]:
+        raise UserError(f"--baselines: no baseline {unknown[0]!r}; there are {', '.join(ALIGNERS)}")
+    recipe, export = _open(options.where, options.recipe, options.overrides, options.checkpoint)
+    examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
+    chosen = examples[options.split]
+    if not chosen:
+        raise UserError(f"the {options.split} split of {recipe.data.annotations} is empty")
+    movie = _movie_number(chosen, options.movie)
+    rows: dict[str, Row] = {}
+    if export is not None:
+        rows["NeuMATCH, greedy"] = decode(export, chosen, DecodingConfig())
+        for width in options.beam:
+            beam = DecodingConfig(method="beam", width=width, length_penalty=options.length_penalty)
+            rows[f"NeuMATCH, beam {width}"] = decode(export, chosen, beam)
+    elif isinstance(recipe.model, BaselineConfig):
+        names = [recipe.model.name, *(name for name in names if name != recipe.model.name)]
+    for name in names:
+        rows[name.replace("_", " ")] = baseline(name, examples["train"], chosen)
+    rows[ORACLE] = oracle(chosen)
+    print(table(rows, options.split, len(chosen)))
+    if export is not None and (options.where / "recipe.yaml").is_file():
+        target = options.where / f"evaluation-{options.split}.json"
+        figures = {
+            name: {"video_accuracy": r.score.video_accuracy, "text_iou": r.score.text_iou} for name, r in rows.items()
+        }
+        with atomic_path(target) as temporary:
+            temporary.write_text(json.dumps({"about": export.about, "rows": figures}, indent=1) + "\n")
+    if options.page:
+        write_page(options.page, chosen, movie, rows, recipe)
+        print(f"page: {options.page.absolute()}")
+
+
+def _movie_number(examples: Sequence[Example], wanted: str | None) -> int:
+    ids = [example.movie.id for example in examples]
+    if wanted is None:
+        return 0
+    if wanted not in ids:
+        raise UserError(f"--movie: no movie {wanted!r} in this split; there are {', '.join(ids)}")
+    return ids.index(wanted)
+
+
+def write_page(path: Path, examples: Sequence[Example], number: int, rows: Mapping[str, Row], recipe: Recipe) -> None:
+    """Writes the page of one movie: gold and what each row makes of it."""
+    movie = examples[number].movie
+    gold = {"gold": oracle_alignment(movie)}
+    predicted = {name: row.alignments[number] for name, row in rows.items() if name != ORACLE}
+    write_alignment_page(
+        path,
+        movie,
+        {**gold, **predicted},
+        title=f"Movie {movie.id}",
+        figures={name: score([movie], [alignment]) for name, alignment in predicted.items()},
+        note=f"Recipe {recipe.name}, data {recipe.data.annotations}. Figures are of this movie alone, in percent.",
+    )
+
+
+if __name__ == "__main__":
+    main_of(evaluate)
