@@ -60,7 +60,8 @@ def save(run: Path, engine: Engine, progress: Mapping[str, Any], recipe: Mapping
     """
     folder = folder_of(run, int(progress["step"]))
     rank, workers = dist.get_rank(), dist.get_world_size()
-    problem, entry = "", {}
+    problem = ""
+    entry: dict[str, Any] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if rank == 0:
@@ -137,7 +138,7 @@ def read(folder: Path) -> Checkpoint:
         files = dict(manifest["files"])
         int(manifest["progress"]["step"])
     except FileNotFoundError:
-        raise UserError(f"{folder}: not a complete checkpoint (no {MANIFEST}); it was interrupted while saving") from None
+        raise UserError(f"{folder}: no complete checkpoint (no {MANIFEST}): it was interrupted while saving") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged checkpoint: {type(error).__name__}: {error}") from error
     if manifest.get("format") != FORMAT:
@@ -264,4 +265,3 @@ def prune(run: Path, keep: int, best_step: int | None) -> None:
             # Without its manifest it is not a checkpoint any more, even if the deletion stops half-way.
             (folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
-

@@ -36,7 +36,7 @@ class WorldCollectives:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The element-wise sum over workers, differentiable."""
-        total: Tensor = _SumOverWorkers.apply(tensor)
+        total: Tensor = _SumOverWorkers.apply(tensor)  # type: ignore[no-untyped-call]
         return total
 
     def sum_in_place(self, tensor: Tensor) -> None:

@@ -102,7 +102,8 @@ class Recipe(StrictConfig):
 
     def trajectory(self) -> dict[str, Any]:
         """The part that decides the numbers: a checkpoint may only be continued under the same."""
-        part = self.model_dump(mode="json", exclude={"name", "storage", "scaling", "checkpoint", "tracking", "decoding"})
+        elsewhere = {"name", "storage", "scaling", "checkpoint", "tracking", "decoding"}
+        part = self.model_dump(mode="json", exclude=elsewhere)
         part["engine"].pop("zero_stage")
         part["engine"].pop("accumulation")
         part["data"].pop("root")

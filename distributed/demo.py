@@ -1,6 +1,6 @@
 """The demonstration: generates movies, trains NeuMATCH on two Ray workers, scores it, and draws a test movie.
 
-    python -m distributed.demo [--folder runs]
+python -m distributed.demo [--folder runs]
 """
 
 import argparse

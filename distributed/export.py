@@ -65,7 +65,8 @@ def read_export(folder: Path, expected: object = None) -> Export:
         config = NeuMATCHConfig.model_validate_json(json.dumps(about.pop("model")))
         tensors = load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename or folder}: no such file; make an export with `python -m distributed.export`") from None
+        missing = error.filename or folder
+        raise UserError(f"{missing}: no such file; make an export with `python -m distributed.export`") from None
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: damaged export: {str(error).splitlines()[0]}") from error
     if expected is not None and config != expected:

@@ -70,7 +70,8 @@ class Trainer:
         """Needs an initialised torch.distributed process group."""
         self.recipe, self.examples = recipe, examples
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
-        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         self.task = build_task(recipe, preprocessors)
         self.task.prepare(examples["train"])
         if not self.task.samples:
@@ -100,9 +101,7 @@ class Trainer:
     def train_step(self) -> tuple[float, Any]:
         """One optimiser step on the next global batch -> its mean loss over the global batch."""
         recipe, state, engine = self.recipe, self.state, self.engine
-        rows = global_batch(
-            len(self.task.samples), recipe.training.batch_size, recipe.seed, state.epoch, state.batch
-        )
+        rows = global_batch(len(self.task.samples), recipe.training.batch_size, recipe.seed, state.epoch, state.batch)
         parts = engine.config.accumulation
         micros = [
             self.task.batch(share(rows, self.rank, self.workers, micro, parts), self.device) for micro in range(parts)

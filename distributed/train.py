@@ -9,9 +9,9 @@ import argparse
 import logging
 import os
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from distributed import checkpoint
 from distributed.command import main_of
@@ -79,7 +79,7 @@ def launch(recipe: Recipe) -> dict[str, Any]:
     _check_capacity(cluster, scaling.workers, scaling.cpus_per_worker, gpus)
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
     trainer = TorchTrainer(
-        train_worker,
+        cast(Callable[[dict[str, Any]], None], train_worker),  # what it returns comes back as `return_value`
         train_loop_config={"recipe": json_of(recipe)},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=scaling.collective_timeout_s),
         scaling_config=ray.train.ScalingConfig(
@@ -91,10 +91,10 @@ def launch(recipe: Recipe) -> dict[str, Any]:
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
         ),
     )
-    figures = trainer.fit().return_value or {}
+    figures: dict[str, Any] = getattr(trainer.fit(), "return_value", None) or {}
     if "error" in figures:
         raise UserError(figures["error"])
-    return dict(figures)
+    return figures
 
 
 def _runtime_environment() -> dict[str, Any] | None:

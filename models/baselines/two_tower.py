@@ -115,7 +115,7 @@ def train(examples: Sequence[Example], config: TwoTowerConfig) -> Towers:
                 cosines = towers(pairs.video[chosen], pairs.text[chosen])
                 loss = contrastive_loss(cosines * towers.log_scale.exp().clamp(max=100), pairs.snippet[chosen])
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimiser.step()
     return towers.eval()
 

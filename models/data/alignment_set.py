@@ -46,7 +46,9 @@ class AlignmentDataConfig(StrictConfig):
             return Path(name)
         root = self.root or os.environ.get("MELTMATCH_DATA")
         if not root:
-            raise UserError(f"data: {name!r} is a relative path; set MELTMATCH_DATA to the data folder, or data.root=DIR")
+            raise UserError(
+                f"data: {name!r} is a relative path; set MELTMATCH_DATA to the data folder, or give data.root=FOLDER"
+            )
         return Path(root).absolute() / name
 
 

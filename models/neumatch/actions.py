@@ -6,6 +6,7 @@ Source: NeuMATCH (CVPR 2018) section 3; the action set of a data set is a subset
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 from models.data.movie import Alignment
 
@@ -120,7 +121,7 @@ def cut(action_ids: Sequence[int], longest: int, actions: Sequence[Action] = YMS
     count = -(-len(action_ids) // longest)
     edges = [round(k * len(action_ids) / count) for k in range(count + 1)] if count else []
     pieces, clip, text = [], 0, 0
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         first_clip, first_text, end_clip, end_text = clip, text, clip, text
         for number in action_ids[start:stop]:
             action = actions[number]

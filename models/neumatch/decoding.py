@@ -6,7 +6,7 @@ empty, so its result does not depend on its batch mates. Shape legend: H hypothe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -60,8 +60,8 @@ class _Hypotheses:
     def select(self, index: Tensor) -> "_Hypotheses":
         """The hypotheses at `index` (repeats allowed)."""
 
-        def pick(value: object) -> object:
-            return tuple(pick(v) for v in value) if isinstance(value, tuple) else value.index_select(0, index)  # type: ignore[attr-defined]
+        def pick(value: Any) -> Any:
+            return tuple(pick(part) for part in value) if isinstance(value, tuple) else value.index_select(0, index)
 
         return _Hypotheses(**{name: pick(value) for name, value in vars(self).items()})
 

@@ -16,7 +16,8 @@ _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """(m, k) @ (k, n) -> (m, n), not differentiable."""
-    if _AVAILABLE and a.device.type == "cpu" and a.dtype == torch.float32 and a.numel() >= _LARGE and b.numel() >= _LARGE:
+    on_cpu = a.device.type == "cpu" and a.dtype == torch.float32
+    if _AVAILABLE and on_cpu and min(a.numel(), b.numel()) >= _LARGE:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
         return result
     return a @ b
@@ -40,7 +41,7 @@ class _Linear(torch.autograd.Function):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` for (m, k) inputs; once differentiable."""
     if x.requires_grad or weight.requires_grad:
-        result: Tensor = _Linear.apply(x, weight, bias)
+        result: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
     return F.linear(x, weight, bias)
 

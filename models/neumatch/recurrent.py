@@ -10,6 +10,7 @@ Shape legend: S packed rows (see packing.py), D input width, H hidden width, n r
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ EPS = 1e-5
 def _previous_rows(batch_sizes: Sequence[int], device: torch.device) -> Tensor:
     """For each packed row after the first step, the row of the same sequence one step earlier."""
     rows, start = [], 0
-    for before, now in zip(batch_sizes, batch_sizes[1:], strict=False):
+    for before, now in pairwise(batch_sizes):
         rows.append(torch.arange(start, start + now))
         start += before
     return torch.cat(rows).to(device) if rows else torch.empty(0, dtype=torch.int64, device=device)
@@ -240,7 +241,7 @@ class LSTMLayer(nn.Module):
                 raise ValueError("give either batch_sizes or state")
             return self._step(x, *state)
         inputs = linear(x, self.weight_ih, self.bias_ih + self.bias_hh)
-        hiddens, cells = _PackedLSTM.apply(inputs, self.weight_hh, batch_sizes)
+        hiddens, cells = _PackedLSTM.apply(inputs, self.weight_hh, batch_sizes)  # type: ignore[no-untyped-call]
         return hiddens, cells
 
     def _step(self, x: Tensor, h: Tensor, c: Tensor) -> State:
@@ -274,7 +275,7 @@ class LayerNormLSTMLayer(nn.Module):
                 raise ValueError("give either batch_sizes or state")
             return self._step(x, *state)
         inputs = self.norm_input(linear(x, self.weight_ih))
-        hiddens, cells = _PackedLayerNormLSTM.apply(
+        hiddens, cells = _PackedLayerNormLSTM.apply(  # type: ignore[no-untyped-call]
             inputs,
             self.weight_hh,
             self.norm_hidden.weight,

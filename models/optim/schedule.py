@@ -36,5 +36,6 @@ def after_epoch(config: ScheduleConfig, state: PlateauState, loss: float) -> Pla
 
 def rate_factor(config: ScheduleConfig, state: PlateauState, step: int) -> float:
     """What the base rate is multiplied with at `step` (counted from 0)."""
-    warm = min(1.0, config.warmup_from + (1 - config.warmup_from) * step / config.warmup_steps) if config.warmup_steps else 1.0
-    return state.scale * warm
+    if step >= config.warmup_steps:
+        return state.scale
+    return state.scale * (config.warmup_from + (1 - config.warmup_from) * step / config.warmup_steps)

@@ -1,10 +1,11 @@
 """The alignment task: YMS-like movies -> one named loss -> video accuracy and text IoU (NeuMATCH)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.data.examples import Example
 from models.neumatch.decoding import DecodingConfig, align
@@ -54,7 +55,7 @@ class AlignmentTask:
         """How much each loss of this batch counts: its number of actions."""
         return {"actions": float(batch.action_lengths.sum())}
 
-    def losses(self, network: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Encoded]:
+    def losses(self, network: Callable[[Batch], Any], batch: Batch) -> tuple[dict[str, Tensor], Encoded]:
         """The named losses, each summed over this batch's actions, and the stacks' outputs (for figures)."""
         logits, gold, encoded = network(batch)
         return {"actions": smoothed_cross_entropy(logits, gold, self.smoothing)}, encoded

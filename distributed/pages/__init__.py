@@ -1,0 +1,1 @@
+"""Self-contained HTML pages that show a result to a person."""
