@@ -56,9 +56,11 @@ class AlignmentTask:
         return {"actions": float(batch.action_lengths.sum())}
 
     def losses(self, network: Callable[[Batch], Any], batch: Batch) -> tuple[dict[str, Tensor], Encoded]:
-        """The named losses, each summed over this batch's actions, and the stacks' outputs (for figures)."""
+        """The named losses, each summed over this batch's actions, and the stacks' outputs without gradient."""
         logits, gold, encoded = network(batch)
-        return {"actions": smoothed_cross_entropy(logits, gold, self.smoothing)}, encoded
+        # Detached: whoever keeps them for a figure must not keep the whole graph alive through the next step.
+        seen = replace(encoded, video=encoded.video.detach(), text=encoded.text.detach())
+        return {"actions": smoothed_cross_entropy(logits, gold, self.smoothing)}, seen
 
     def score_sums(self, network: NeuMATCH, examples: Sequence[Example], decoding: DecodingConfig) -> Tensor:
         """(3,) float64: summed video accuracy and text IoU (percent) and the number of movies."""

@@ -43,9 +43,9 @@ def on_workers(workers: int, function: Callable[..., Any], *arguments: Any) -> l
                 outcomes.append(("died without a word", None))
         for process in processes:
             process.join()
-    for rank, (problem, _) in enumerate(outcomes):
-        if problem:
-            raise WorkerError(f"worker {rank} of {workers}: {problem}")
+    problems = [f"worker {rank} of {workers}: {problem}" for rank, (problem, _) in enumerate(outcomes) if problem]
+    if problems:
+        raise WorkerError("\n".join(problems))
     return [result for _, result in outcomes]
 
 
