@@ -4,6 +4,7 @@ PyTorch sends float32 products on a CPU to MKL, which on many processors reaches
 (tests/benchmarks shows both). The result is float32 arithmetic either way.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +22,19 @@ def product(a: Tensor, b: Tensor) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
         return result
     return a @ b
+
+
+def repeated(b: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
+    """The function a -> a @ b for many `a` of about (rows, k): `b` is brought into oneDNN's own layout once."""
+    if not (_AVAILABLE and b.device.type == "cpu" and b.dtype == torch.float32 and b.numel() >= _LARGE):
+        return lambda a: a @ b
+    packed = torch.ops.mkldnn._reorder_linear_weight(b.t().contiguous(), rows)
+
+    def times(a: Tensor) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], "")
+        return result
+
+    return times
 
 
 class _Linear(torch.autograd.Function):
