@@ -65,6 +65,8 @@ def launch(recipe: Recipe) -> dict[str, Any]:
     Raises:
         UserError: the cluster can never hold the workers, or a worker found a mistake.
     """
+    # Ray would otherwise show every printed line twice: as output and as a log record.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     import ray
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer

@@ -90,7 +90,7 @@ class _Decoder:
             element_states=network.matched_stack.start(count, like),
             action_feature=like.new_zeros(count, network.config.action_hidden),
             matched_feature=like.new_zeros(count, network.config.matched_hidden),
-            matched_sum=torch.zeros_like(like[:1]).expand(count, -1),
+            matched_sum=like.new_zeros(count, like.shape[1]),
             matched_count=like.new_zeros(count),
             element_snippet=zero - 1,
             score=torch.zeros(count, device=like.device),

@@ -175,8 +175,8 @@ class NeuMATCH(nn.Module):
         # A stack that has run out keeps its last element as the top and 1 as its count.
         clips_left, snippets_left = (clips - clip).clamp(min=1), (snippets - snippet).clamp(min=1)
         positions = positional_features(clips_left, snippets_left, clips, snippets)[real]
-        video_tops = encoded.video.index_select(0, encoded.video_packing.rows.gather(1, clips_left - 1)[real])
-        text_tops = encoded.text.index_select(0, encoded.text_packing.rows.gather(1, snippets_left - 1)[real])
+        video_tops = _tops(encoded.video, encoded.video_packing, clips_left, real)
+        text_tops = _tops(encoded.text, encoded.text_packing, snippets_left, real)
         action_feature = self._actions_so_far(actions, batch.action_lengths)[real]
         matches = effects.matches[actions] & real
         matched_feature = self._matches_so_far(matches, snippet, real, video_tops, text_tops)
@@ -189,8 +189,8 @@ class NeuMATCH(nn.Module):
         one_hot = F.one_hot(actions, len(self.config.actions)).to(self.fc1.weight.dtype)
         (first, _), (second, _) = self.action_stack(packing.pack(one_hot), packing.batch_sizes)
         before = actions.new_zeros(len(actions), actions.shape[1], self.config.action_hidden, dtype=first.dtype)
-        pushed = (first + second).index_select(0, packing.rows.flatten()).view(len(actions), -1, first.shape[1])
-        before[:, 1:] = pushed
+        pushed = (first + second).index_select(0, packing.rows.flatten())
+        before[:, 1:] = pushed.view(*packing.rows.shape, first.shape[1])
         return before
 
     def _matches_so_far(
@@ -202,11 +202,9 @@ class NeuMATCH(nn.Module):
         step from the state before its snippet's first match, with the average so far (spec section 5).
         """
         batch, steps = matches.shape
-        if not bool(matches.any()):
-            return video_tops.new_zeros(len(video_tops), self.config.matched_hidden)
         padded = video_tops.new_zeros(batch, steps, video_tops.shape[1])
         padded[real] = video_tops
-        averages = (matched_weights(matches, snippet).to(padded.dtype) @ padded)[matches]
+        averages = (matched_weights(matches, snippet, padded.dtype) @ padded)[matches]
         pushes = torch.cat([averages, text_tops[matches[real]]], dim=1)  # (K, 600), sample by sample
         # Number the pushes and the elements (matched snippets) of each sample.
         push_number = matches.long().cumsum(1) - 1
@@ -241,9 +239,18 @@ class NeuMATCH(nn.Module):
         return features.index_select(0, last[real])
 
 
+def _tops(outputs: Tensor, packing: Packing, left: Tensor, real: Tensor) -> Tensor:
+    """(R, width): a stack's output at its top in each real step; zeros for a stack that never held anything."""
+    outputs = torch.cat([outputs, outputs.new_zeros(1, outputs.shape[1])])
+    held = (packing.lengths > 0).to(left.device)[:, None]
+    rows = F.pad(packing.rows, (0, 1)).gather(1, left - 1)
+    return outputs.index_select(0, torch.where(held, rows, packing.total)[real])
+
+
 def smoothed_cross_entropy(logits: Tensor, gold: Tensor, smoothing: float) -> Tensor:
     """Sum over rows of the cross-entropy to the target 1-e+e/C on gold, e/C elsewhere (spec section 5).
 
-    `logits` (R, C), `gold` (R,) -> scalar, computed in float32.
+    `logits` (R, C), `gold` (R,) -> scalar, computed in float32 at least.
     """
-    return F.cross_entropy(logits.float(), gold, label_smoothing=smoothing, reduction="sum")
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(scores, gold, label_smoothing=smoothing, reduction="sum")

@@ -42,10 +42,11 @@ def cursors(drops: Tensor, real: Tensor) -> Tensor:
 def positional_features(clips_left: Tensor, snippets_left: Tensor, clips: Tensor, snippets: Tensor) -> Tensor:
     """The ten positional features (spec section 4) -> (..., 10).
 
-    `clips_left`, `snippets_left` count the current tops too (at least 1); `clips`, `snippets` are the totals.
+    `clips_left`, `snippets_left` count the current tops too (at least 1); `clips`, `snippets` are the totals. A stack
+    that never held anything counts as one that has run out.
     """
     v, s = clips_left.float(), snippets_left.float()
-    total_v, total_s = clips.float() + 1, snippets.float() + 1
+    total_v, total_s = clips.clamp(min=1).float() + 1, snippets.clamp(min=1).float() + 1
     return torch.stack(
         [
             v,
@@ -63,7 +64,7 @@ def positional_features(clips_left: Tensor, snippets_left: Tensor, clips: Tensor
     )
 
 
-def matched_weights(matches: Tensor, snippet: Tensor) -> Tensor:
+def matched_weights(matches: Tensor, snippet: Tensor, dtype: torch.dtype) -> Tensor:
     """Averages of "all clips matched so far to this snippet" as weights over steps.
 
     `matches` (B, A) bool, `snippet` (B, A) the snippet on top at each step -> (B, A, A): row a holds 1/count at each
@@ -72,4 +73,4 @@ def matched_weights(matches: Tensor, snippet: Tensor) -> Tensor:
     steps = matches.shape[1]
     so_far = torch.ones(steps, steps, dtype=torch.bool, device=matches.device).tril()
     same = (snippet[:, :, None] == snippet[:, None, :]) & matches[:, None, :] & so_far
-    return same / same.sum(2, keepdim=True).clamp(min=1)
+    return same.to(dtype) / same.sum(2, keepdim=True).clamp(min=1)

@@ -104,7 +104,9 @@ class LARS(torch.optim.Optimizer):
         """(layers,) float64: this worker's part of the squared norms."""
         squares = torch.zeros(self._layers, dtype=torch.float64, device=layer_of.device)
         if views:
-            norms = torch.stack(torch._foreach_norm([view.float() for view in views]))
+            norms = torch.stack(
+                torch._foreach_norm([view.to(torch.promote_types(view.dtype, torch.float32)) for view in views])
+            )
             squares.index_add_(0, layer_of, norms.double().square())
         return squares
 

@@ -120,7 +120,7 @@ class Walker:
     def positions(self) -> Tensor:
         """The ten positional features, in the float32 in which the network computes them."""
         v, s = max(1, len(self.video)), max(1, len(self.text))
-        V, S = self.clips + 1, self.snippets + 1
+        V, S = max(1, self.clips) + 1, max(1, self.snippets) + 1
         ten = [v, s, v / V, s / S, V / v, S / s, v / s, s / v, (V - v) / (S - s), (S - s) / (V - v)]
         return torch.tensor(ten, dtype=torch.float32).to(self.network.fc1.weight)
 

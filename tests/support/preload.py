@@ -1,9 +1,12 @@
-"""What the server that worker processes are forked from imports; it must start no threads."""
+"""What the server that worker processes are forked from imports. It must start no threads."""
 
 import os
+import warnings
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
-import deepspeed  # noqa: E402, F401
+with warnings.catch_warnings(action="ignore"):  # of other projects, while they are imported
+    import deepspeed  # noqa: F401
 
-import distributed.loop  # noqa: E402, F401
+    import distributed.export
+    import distributed.train  # noqa: F401

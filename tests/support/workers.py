@@ -1,40 +1,53 @@
-"""Runs a function on several worker processes of one process group, without Ray."""
+"""Runs functions on worker processes of one process group, and commands in processes, without Ray.
+
+The processes are forks of a server that has imported everything: a fresh process would import for seconds.
+"""
 
 import multiprocessing
 import os
+import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-# A fork of a server that has imported everything starts at once, where a fresh process imports for seconds.
+T = TypeVar("T")
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.support.preload"])
 
 
 class WorkerError(Exception):
-    """A worker raised; the message is its traceback."""
+    """At least one worker raised or died; the message has their tracebacks."""
 
 
-def on_workers(workers: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    code: int | None
+    out: str
+    err: str
+    launched: bool
+    """Whether it got as far as starting or joining a Ray cluster."""
+
+
+def on_workers(workers: int, function: Callable[..., T], *arguments: Any) -> list[T]:
     """`function(*arguments)` on `workers` processes of one gloo group -> what each returned, by rank.
 
-    `function` is one that a fresh process can import by name. Raises WorkerError when any worker raised or died.
+    `function` is one that another process can import by name. Raises WorkerError when any worker raised or died.
     """
-    os.environ["DS_ACCELERATOR"] = "cpu"
     with tempfile.TemporaryDirectory() as folder:
+        meeting = Path(folder) / "meeting"
         pipes = [_context.Pipe(duplex=False) for _ in range(workers)]
-        processes = [
-            _context.Process(
-                target=_work, args=(rank, workers, Path(folder) / "meeting", pipes[rank][1], function, arguments)
-            )
-            for rank in range(workers)
-        ]
-        for process, (_, sender) in zip(processes, pipes, strict=True):
+        processes = []
+        for rank, (_, sender) in enumerate(pipes):
+            process = _context.Process(target=_work, args=(rank, workers, meeting, sender, function, arguments))
             process.start()
             sender.close()
+            processes.append(process)
         outcomes = []
         for receiver, _ in pipes:
             try:
@@ -50,7 +63,7 @@ def on_workers(workers: int, function: Callable[..., Any], *arguments: Any) -> l
 
 
 def _work(
-    rank: int, workers: int, meeting: Path, sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]
+    rank: int, workers: int, meeting: Path, sender: Connection, function: Callable[..., Any], arguments: Sequence[Any]
 ) -> None:
     import torch
     import torch.distributed as dist
@@ -59,10 +72,38 @@ def _work(
     try:
         # DeepSpeed asks the environment who is who, even when the process group is there already.
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
+        limit = timedelta(minutes=5)  # only so that the others end when one worker is dead
+        dist.init_process_group("gloo", f"file://{meeting}", limit, rank=rank, world_size=workers)
         outcome = ("", function(*arguments))
         dist.destroy_process_group()
     except BaseException:
         outcome = (traceback.format_exc(), None)
     sender.send(outcome)
     sender.close()
+
+
+def run_command(command: Callable[[Sequence[str]], None], *arguments: object) -> Outcome:
+    """Runs one of the project's commands as `python -m` would, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err, launched = (Path(folder) / name for name in ("out", "err", "launched"))
+        process = _context.Process(
+            target=_command, args=(command, [str(argument) for argument in arguments], out, err, launched)
+        )
+        process.start()
+        process.join()
+        return Outcome(process.exitcode, out.read_text(), err.read_text(), launched.exists())
+
+
+def _command(command: Callable[[Sequence[str]], None], arguments: list[str], out: Path, err: Path, launch: Path) -> None:
+    from distributed.command import main_of
+
+    for path, descriptor in ((out, 1), (err, 2)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False) for descriptor in (1, 2))  # noqa: PTH123, SIM115
+    sys.argv = ["command", *arguments]
+    try:
+        main_of(command)
+    finally:
+        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+            launch.touch()

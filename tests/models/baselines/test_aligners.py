@@ -70,7 +70,7 @@ def test_ridge_learns_a_linear_world() -> None:
 
 
 def test_two_tower_learns_a_linear_world() -> None:
-    aligner = TwoTower(TwoTowerConfig(hidden=32, joint=8, epochs=40, batch=64, rate=1e-2))
+    aligner = TwoTower(TwoTowerConfig(hidden=32, joint=8, epochs=15, batch=64, rate=1e-2))
     train, test = _world(20), _world(5, seed=1)
     aligner.fit(train)
     learned = score([e.movie for e in test], [aligner.align(e) for e in test])

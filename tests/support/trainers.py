@@ -1,0 +1,64 @@
+"""What tests run on worker processes: trainers without Ray around them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from distributed.config import Recipe
+from distributed.loop import Trainer
+from distributed.train import prepare
+from models.data.alignment_set import load_examples
+from models.neumatch.samples import Preprocessors
+
+
+class Course(NamedTuple):
+    """What a run did: the loss of each step, and the norms of the weights and gradients of each layer, (layers, 2)."""
+
+    losses: list[float]
+    norms: list[Tensor]
+    samples: int
+
+
+def new_trainer(recipe: Recipe) -> Trainer:
+    """This worker's trainer, from the run's newest checkpoint if there is one."""
+    examples = load_examples(recipe.data)
+    width = recipe.model.width if recipe.model.name == "neumatch" and recipe.model.projection == "rp" else None
+    return Trainer(recipe, examples, Preprocessors.fit(examples["train"], width, recipe.seed))
+
+
+def run_to(trainer: Trainer, step: int) -> Course:
+    """Trains until `step` steps are done, as `distributed.loop.run` does; what this call alone added."""
+    course = Course([], [], len(trainer.task.samples))
+    while trainer.state.step < step:
+        loss, encoded = trainer.train_step()
+        course.losses.append(loss)
+        if trainer.engine.lars.norms is not None:
+            course.norms.append(trainer.engine.lars.norms.clone())
+        if trainer.state.batch == trainer.batches:
+            trainer.epoch_figures(encoded)
+    return course
+
+
+def train_all(recipes: Sequence[Recipe], steps: int) -> list[Course]:
+    """One fresh run after another of `steps` steps each."""
+    return [run_to(new_trainer(recipe), steps) for recipe in recipes]
+
+
+def train_and_save(recipe: Recipe, save_after: Sequence[int], steps: int) -> Course:
+    """A run of `steps` steps whose folder is as `distributed.train` leaves it, with checkpoints after some of them.
+
+    The last of `save_after` but one counts as the best on validation.
+    """
+    trainer = new_trainer(recipe)
+    if trainer.rank == 0:
+        prepare(recipe)
+    course = Course([], [], len(trainer.task.samples))
+    for number, at in enumerate(save_after):
+        course.losses.extend(run_to(trainer, at).losses)
+        if number == max(0, len(save_after) - 2):
+            trainer.state.figures = trainer.evaluate()
+            trainer.state.best, trainer.state.best_step = sum(trainer.state.figures.values()) / 2, at
+        trainer.save()
+    course.losses.extend(run_to(trainer, steps).losses)
+    return course
