@@ -161,8 +161,8 @@ def write_page(path: Path, examples: Sequence[Example], number: int, rows: Mappi
         movie,
         {**gold, **predicted},
         title=f"Movie {movie.id}",
-        figures={name: score([movie], [alignment]) for name, alignment in predicted.items()},
-        note=f"Recipe {recipe.name}, data {recipe.data.annotations}. Figures are of this movie alone, in percent.",
+        figures={name: rows[name].score for name in predicted},
+        note=f"Run {recipe.name}. The set: {len(examples)} movies of the same split.",
     )
 
 

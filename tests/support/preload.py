@@ -6,7 +6,9 @@ import warnings
 os.environ["DS_ACCELERATOR"] = "cpu"
 
 with warnings.catch_warnings(action="ignore"):  # of other projects, while they are imported
-    import deepspeed  # noqa: F401
+    # Both come with the first optimiser and take seconds.
+    import deepspeed.runtime.zero.muon.muon_optimizer
+    import torch._dynamo
 
     import distributed.export
     import distributed.train  # noqa: F401
