@@ -115,17 +115,23 @@ class Trainer:
             loss = losses[self.task.primary] / weight
             (mean,) = self._sum([float(loss.detach())])
             if not math.isfinite(mean):
-                raise UserError(
-                    f"loss {self.task.primary!r} is {mean} at step {state.step}: training diverged; "
-                    "lower optimiser.eta or set schedule.warmup_steps. The last checkpoint is good"
-                )
-            engine.backward_and_step(loss)
+                raise self._diverged(f"loss {self.task.primary!r} is {mean}")
+            try:
+                engine.backward_and_step(loss)
+            except FloatingPointError as error:
+                raise self._diverged(str(error)) from error
             total += mean
         state.step += 1
         state.batch += 1
         state.loss_sum += total * weight
         state.loss_weight += weight
         return total, encoded
+
+    def _diverged(self, what: str) -> UserError:
+        return UserError(
+            f"{what} at step {self.state.step}: training diverged; lower optimiser.eta or set schedule.warmup_steps. "
+            "The last checkpoint is good"
+        )
 
     def _sum(self, values: list[float]) -> list[float]:
         numbers = torch.tensor(values, dtype=torch.float64, device=self.device)

@@ -116,7 +116,11 @@ class LARS(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of all tensors. A tensor without a gradient counts as one with a zero gradient."""
+        """One step of all tensors. A tensor without a gradient counts as one with a zero gradient.
+
+        Raises:
+            FloatingPointError: a gradient is not finite; nothing has been changed.
+        """
         loss = closure() if closure is not None else None
         params: list[Tensor] = self.param_groups[0]["params"]
         rate = float(self.param_groups[0]["lr"])
@@ -129,8 +133,11 @@ class LARS(torch.optim.Optimizer):
         squares = torch.stack([self._squared(weight_views, layer_of), self._squared(grad_views, layer_of)], dim=1)
         self._collectives.sum_in_place(squares)
         self.norms = squares.sqrt()
+        total = squares[:, 1].sum().sqrt()
+        if not bool(total.isfinite()):
+            bad = (~squares[:, 1].isfinite()).nonzero()[:, 0].tolist()
+            raise FloatingPointError(f"the gradients of {len(bad)} layers are not finite, the first is layer {bad[0]}")
         if self.gradient_cap > 0:
-            total = squares[:, 1].sum().sqrt()
             torch._foreach_mul_(grad_views, (self.gradient_cap / (total + 1e-6)).clamp(max=1.0).to(grads[0].dtype))
         self.steps += 1
         moments = [self.moments(p) for p in params]
