@@ -135,23 +135,24 @@ def read(folder: Path) -> Checkpoint:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        files = dict(manifest["files"])
-        int(manifest["progress"]["step"])
+        files = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
+        _ = int(manifest["progress"]["step"]), dict(manifest["parameters"]), dict(manifest["recipe"])
     except FileNotFoundError:
         raise UserError(f"{folder}: no complete checkpoint (no {MANIFEST}): it was interrupted while saving") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged checkpoint: {type(error).__name__}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: damaged ({problem}); delete {folder} to fall back to an older checkpoint") from error
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path}: checkpoint format {manifest.get('format')}, this version reads {FORMAT}")
-    for name, facts in files.items():
+    for name, (length, digest) in files.items():
         file = folder / name
         if Path(name).name != name:
             raise UserError(f"{path}: file name {name!r} leaves the checkpoint's folder")
         size = file.stat().st_size if file.is_file() else -1
-        if size != facts["bytes"]:
-            found = "missing" if size < 0 else f"truncated or changed: {size} bytes, expected {facts['bytes']}"
+        if size != length:
+            found = "missing" if size < 0 else f"truncated or changed: {size} bytes, expected {length}"
             raise UserError(f"{file}: {found}; delete {folder} to fall back to an older checkpoint")
-        if _digest(file) != facts["sha256"]:
+        if _digest(file) != digest:
             raise UserError(f"{file}: contents differ from the manifest; delete {folder} to fall back to an older one")
     return Checkpoint(folder, manifest)
 
@@ -219,6 +220,7 @@ class _Pieces:
     """Random access to the slices of a checkpoint, whichever worker wrote them."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        self._folder = checkpoint.folder
         names = [name for name in checkpoint.manifest["files"] if name.startswith("shard-")]
         self._files = [safe_open(checkpoint.folder / name, framework="pt") for name in names]
         self._at: dict[str, list[tuple[int, int, Any, str]]] = {}
@@ -237,11 +239,17 @@ class _Pieces:
 
     def gather(self, kind: str, s: Slice) -> Tensor:
         """(s.length,) float32: the elements of slice `s`."""
-        wanted = torch.empty(s.length)
-        for start, length, file, key in self._at[f"{kind}/{s.name}"]:
+        wanted, found = torch.empty(s.length), 0
+        for start, length, file, key in self._at.get(f"{kind}/{s.name}", []):
             low, high = max(start, s.start), min(start + length, s.start + s.length)
             if low < high:
                 wanted[low - s.start : high - s.start] = file.get_slice(key)[low - start : high - start]
+                found += high - low
+        if found != s.length:
+            raise UserError(
+                f"{self._folder}: its files hold {found} of {s.length} elements of {kind} {s.name}; "
+                f"delete {self._folder} to fall back to an older checkpoint"
+            )
         return wanted
 
 
@@ -256,10 +264,17 @@ def whole_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
         return state | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def prune(run: Path, keep: int, best_step: int | None) -> None:
-    """Deletes all but the newest `keep` complete checkpoints and the best; rank 0 only."""
+def prune(run: Path, keep: int, best_step: int | None, step: int) -> None:
+    """Deletes all but the best and the newest `keep` complete checkpoints up to `step`, where the run is; rank 0 only.
+
+    Those of later steps were damaged, so that the run began before them. They must not count as the newest, and are
+    left until the run writes them again.
+    """
     complete = [folder for folder in candidates(run) if (folder / MANIFEST).exists()]
-    kept = set(complete[:keep]) | ({folder_of(run, best_step)} if best_step is not None else set())
+    later = {folder for folder in complete if int(folder.name.removeprefix("step-")) > step}
+    kept = later | set([folder for folder in complete if folder not in later][:keep])
+    if best_step is not None:
+        kept.add(folder_of(run, best_step))
     for folder in candidates(run):
         if folder not in kept:
             # Without its manifest it is not a checkpoint any more, even if the deletion stops half-way.

@@ -37,6 +37,8 @@ class Engine:
 
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
         shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        bf16 = config.precision == "bf16"
+        exact = {name: p.detach().clone() for name, p in module.named_parameters()} if bf16 else {}
         self.lars = LARS.of(optimiser, module.parameters())
         self.config = config
         engine, *_ = deepspeed.initialize(model=module, optimizer=self.lars, config=_deepspeed_config(config))
@@ -44,6 +46,12 @@ class Engine:
         self.module: nn.Module = engine.module
         self.shards: Shards = shards_of(engine, self.module, shapes)
         self.shards.attach(self.lars)
+        if bf16:
+            # DeepSpeed makes the fp32 weights from rounded ones. Each would start half a bf16 step away from the next
+            # number, and small optimiser steps would not show in the forward pass until they add up to that.
+            self.shards.load(lambda s: exact[s.name].view(-1)[s.start : s.start + s.length])
+            for buffer in self.module.buffers():  # running statistics would stand still where a step is below rounding
+                buffer.data = buffer.data.float()
 
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward, with ZeRO's hooks."""

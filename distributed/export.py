@@ -64,16 +64,21 @@ def read_export(folder: Path, expected: object = None) -> Export:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = NeuMATCHConfig.model_validate_json(json.dumps(about.pop("model")))
         tensors = load_file(folder / "model.safetensors")
+        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+        preprocessing = {name[len(PREFIX) :]: t for name, t in tensors.items() if name.startswith(PREFIX)}
+        export = Export(config, weights, Preprocessors.from_state(preprocessing), about)
+        export.network()  # fails unless all weights are there in the right shapes
     except FileNotFoundError as error:
-        missing = error.filename or folder
+        missing = error.filename or folder / "model.safetensors"
         raise UserError(f"{missing}: no such file; make an export with `python -m distributed.export`") from None
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: damaged export: {str(error).splitlines()[0]}") from error
-    if expected is not None and config != expected:
-        raise UserError(f"{folder}: was trained as {config}, but the recipe's model is {expected}")
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
-    preprocessing = {name[len(PREFIX) :]: t for name, t in tensors.items() if name.startswith(PREFIX)}
-    return Export(config, weights, Preprocessors.from_state(preprocessing), about)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{folder}: damaged export ({problem}); make it again") from error
+    if isinstance(expected, NeuMATCHConfig) and config != expected:
+        theirs, ours = config.model_dump(mode="json"), expected.model_dump(mode="json")
+        key = next(key for key in ours if theirs[key] != ours[key])
+        raise UserError(f"{folder}: has model.{key}={theirs[key]!r}, but the recipe has {ours[key]!r}; make them equal")
+    return export
 
 
 def export_of(run: Path, which: str = "best") -> Export:
@@ -88,7 +93,10 @@ def export_of(run: Path, which: str = "best") -> Export:
     best_step = newest.manifest["progress"]["best_step"]
     chosen = newest
     if which == "best" and best_step is not None and best_step != newest.step:
-        chosen = checkpoint.read(checkpoint.folder_of(run, best_step))
+        folder = checkpoint.folder_of(run, best_step)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: the best checkpoint could not be saved; export the last with --checkpoint last")
+        chosen = checkpoint.read(folder)
     config = NeuMATCHConfig.model_validate_json(json.dumps(chosen.manifest["recipe"]["model"]))
     progress = chosen.manifest["progress"]
     about = {

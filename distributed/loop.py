@@ -172,7 +172,8 @@ class Trainer:
         """Writes a checkpoint and drops the ones that are no longer kept. Collective."""
         folder = checkpoint.save(self.recipe.folder, self.engine, self.state.to_json(), self.recipe.trajectory())
         if folder is not None and self.rank == 0:
-            checkpoint.prune(self.recipe.folder, self.recipe.checkpoint.keep, self.state.best_step)
+            state, keep = self.state, self.recipe.checkpoint.keep
+            checkpoint.prune(self.recipe.folder, keep, state.best_step, state.step)
         return folder
 
 

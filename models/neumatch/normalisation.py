@@ -30,7 +30,7 @@ class SequenceBatchNorm(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """As in every module, but a model cast to bf16 keeps float32 statistics: their small updates need it."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.running_mean, self.running_var = (
             s.to(torch.promote_types(s.dtype, torch.float32)) for s in (self.running_mean, self.running_var)
         )

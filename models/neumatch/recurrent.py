@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.neumatch.products import linear, product, repeated
-
 State = tuple[Tensor, Tensor]
 """Hidden and cell state, each (n, H)."""
 
@@ -66,12 +64,12 @@ class _PackedLSTM(torch.autograd.Function):
         total, hidden = inputs.shape[0], weight_hh.shape[1]
         gates = inputs.clone()
         cells, bounded, hiddens = (inputs.new_empty(total, hidden) for _ in range(3))
-        recur, start, previous = repeated(weight_hh.t(), max(batch_sizes, default=1)), 0, 0
+        recurrent, start, previous = weight_hh.t(), 0, 0
         for step, n in enumerate(batch_sizes):
             now = slice(start, start + n)
             gate, cell = gates[now], cells[now]
             if step:
-                gate.add_(recur(hiddens[previous : previous + n]))
+                gate.addmm_(hiddens[previous : previous + n], recurrent)
             _activate(gate, hidden)
             i, f, g, o = gate.view(n, 4, hidden).unbind(1)
             torch.mul(i, g, out=cell)
@@ -94,7 +92,7 @@ class _PackedLSTM(torch.autograd.Function):
         slopes, cell_slope = _gate_slopes(gates, cells, bounded, before, previous)
         forget = gates.view(total, 4, hidden)[:, 1]
         grad_gates = torch.empty_like(slopes)
-        end, carried, recur = total, 0, repeated(weight_hh, max(before, 1))
+        end, carried = total, 0
         grad_h = grad_c = grad_hiddens.new_empty(0, hidden)
         for n in reversed(sizes):
             now = slice(end - n, end)
@@ -106,11 +104,11 @@ class _PackedLSTM(torch.autograd.Function):
             torch.mul(slopes[now, :3], dc[:, None], out=grad_gates[now, :3])
             torch.mul(slopes[now, 3], dh, out=grad_gates[now, 3])
             if end > n:
-                grad_h = recur(grad_gates[now].flatten(1))
+                grad_h = grad_gates[now].flatten(1) @ weight_hh
                 grad_c = dc * forget[now]
             end, carried = end - n, n
         flat = grad_gates.flatten(1)
-        grad_weight = product(flat[before:].t(), hiddens.index_select(0, previous))
+        grad_weight = flat[before:].t() @ hiddens.index_select(0, previous)
         return flat, grad_weight, None
 
 
@@ -133,12 +131,12 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
         raw_gates = torch.zeros_like(inputs)
         raw_cells, cells, bounded, hiddens = (inputs.new_empty(total, hidden) for _ in range(4))
         gate_mean, gate_rstd, cell_mean, cell_rstd = (inputs.new_zeros(total, 1) for _ in range(4))
-        recur, start, previous = repeated(weight_hh.t(), max(batch_sizes, default=1)), 0, 0
+        recurrent, start, previous = weight_hh.t(), 0, 0
         for step, n in enumerate(batch_sizes):
             now, then = slice(start, start + n), slice(previous, previous + n)
             gate, raw = gates[now], raw_cells[now]
             if step:
-                raw_gates[now] = recur(hiddens[then])
+                torch.mm(hiddens[then], recurrent, out=raw_gates[now])
                 normed, gate_mean[now], gate_rstd[now] = torch.native_layer_norm(
                     raw_gates[now], [4 * hidden], gate_scale, None, EPS
                 )
@@ -176,7 +174,7 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
         grad_gates = torch.empty_like(slopes)
         grad_raw_gates = torch.empty_like(raw_gates)
         grad_normed_cells = torch.empty_like(cells)
-        end, carried, recur = total, 0, repeated(weight_hh, max(before, 1))
+        end, carried = total, 0
         grad_h = grad_c = grad_hiddens.new_empty(0, hidden)
         for n in reversed(sizes):
             now = slice(end - n, end)
@@ -197,11 +195,11 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
                     grad_gates[now].flatten(1), raw_gates[now], [4 * hidden], gate_mean[now], gate_rstd[now],
                     gate_scale, None, [True, False, False],
                 )[0]  # fmt: skip
-                grad_h = recur(grad_raw_gates[now])
+                grad_h = grad_raw_gates[now] @ weight_hh
                 grad_c = raw * forget[now]
             end, carried = end - n, n
         flat = grad_gates.flatten(1)
-        grad_weight = product(grad_raw_gates[before:].t(), hiddens.index_select(0, previous))
+        grad_weight = grad_raw_gates[before:].t() @ hiddens.index_select(0, previous)
         normed_gates = (raw_gates - gate_mean) * gate_rstd
         normed_cells = (raw_cells - cell_mean) * cell_rstd
         return (
@@ -240,7 +238,7 @@ class LSTMLayer(nn.Module):
             if state is None:
                 raise ValueError("give either batch_sizes or state")
             return self._step(x, *state)
-        inputs = linear(x, self.weight_ih, self.bias_ih + self.bias_hh)
+        inputs = F.linear(x, self.weight_ih, self.bias_ih + self.bias_hh)
         hiddens, cells = _PackedLSTM.apply(inputs, self.weight_hh, batch_sizes)  # type: ignore[no-untyped-call]
         return hiddens, cells
 
@@ -274,7 +272,7 @@ class LayerNormLSTMLayer(nn.Module):
             if state is None:
                 raise ValueError("give either batch_sizes or state")
             return self._step(x, *state)
-        inputs = self.norm_input(linear(x, self.weight_ih))
+        inputs = self.norm_input(F.linear(x, self.weight_ih))
         hiddens, cells = _PackedLayerNormLSTM.apply(  # type: ignore[no-untyped-call]
             inputs,
             self.weight_hh,

@@ -63,14 +63,15 @@ def test_losses_are_those_of_one_process(data: Path, alone: dict[str, Course], s
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_bf16_stays_near(data: Path, alone: dict[str, Course], workers: int) -> None:
-    steps = 6
-    recipes = [recipe_of(data, "RP+SBN", stage, **{"engine.precision": "bf16"}) for stage in STAGES]
-    rounded, *courses = on_workers(workers, train_all, recipes, steps)[0]
-    assert rounded.losses == pytest.approx(alone["RP+SBN"].losses[:steps], rel=2e-2)
-    assert rounded.losses != pytest.approx(alone["RP+SBN"].losses[:steps], rel=1e-5)  # it is bf16
-    for stage, course in zip(STAGES[1:], courses, strict=True):
-        assert course.losses == pytest.approx(alone["RP+SBN"].losses[:steps], rel=2e-2), f"stage {stage}"
+def test_bf16_stays_near(data: Path, workers: int) -> None:
+    # Batches of 6, 6 and 5: SBN over one sample alone, as with batches of 8, is too rough for this comparison.
+    # With steps this small it fails if the fp32 weights start from ones that were rounded to bf16.
+    every = {"training.batch_size": 6, "optimiser.eta": 0.0003}
+    recipes = [recipe_of(data, "RP+SBN", stage, **every, **{"engine.precision": "bf16"}) for stage in STAGES]
+    exact, *rounded = on_workers(workers, train_all, [recipe_of(data, "RP+SBN", 0, **every), *recipes], 8)[0]
+    for stage, course in zip(STAGES, rounded, strict=True):
+        assert course.losses == pytest.approx(exact.losses, rel=1e-2), f"stage {stage}"
+        assert course.losses != pytest.approx(exact.losses, rel=1e-5), f"stage {stage}"  # it is bf16
 
 
 def test_norms_of_whole_tensors_at_every_stage(data: Path, alone: dict[str, Course]) -> None:
@@ -79,9 +80,8 @@ def test_norms_of_whole_tensors_at_every_stage(data: Path, alone: dict[str, Cour
     recipes = [recipe_of(data, "RP+SBN", stage) for stage in STAGES]
     for courses in on_workers(3, train_all, recipes, steps):
         for stage, course in zip(STAGES, courses, strict=True):
-            for ours, theirs in zip(course.norms, alone["RP+SBN"].norms, strict=False):
-                weight, gradient = (ours - theirs).abs().unbind(1)
-                assert (weight <= 1e-6 * theirs[:, 0]).all(), f"stage {stage}"
-                # Some gradients are almost nothing but rounding: SBN takes out what a bias before it adds.
-                assert (gradient <= 1e-4 * theirs[:, 1] + 1e-6).all(), f"stage {stage}"
-            assert torch.stack(course.norms).gt(0).any(dim=0).all()
+            ours, theirs = torch.tensor(course.norms), torch.tensor(alone["RP+SBN"].norms[:steps])
+            weight, gradient = (ours - theirs).abs().unbind(-1)
+            assert (weight <= 1e-6 * theirs[..., 0]).all(), f"stage {stage}"
+            assert (gradient <= 1e-4 * theirs[..., 1]).all(), f"stage {stage}"
+            assert (ours[-1] > 0).all()

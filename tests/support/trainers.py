@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import Tensor
-
 from distributed.config import Recipe
 from distributed.loop import Trainer
 from distributed.train import prepare
@@ -13,11 +11,14 @@ from models.neumatch.samples import Preprocessors
 
 
 class Course(NamedTuple):
-    """What a run did: the loss of each step, and the norms of the weights and gradients of each layer, (layers, 2)."""
+    """What a run did. Numbers only: a tensor would die with the process that it comes from."""
 
     losses: list[float]
-    norms: list[Tensor]
+    """Of each step."""
+    norms: list[list[list[float]]]
+    """Of each step, (layers, 2): of the weights before it and of their gradients."""
     samples: int
+    """In the training split."""
 
 
 def new_trainer(recipe: Recipe) -> Trainer:
@@ -34,7 +35,7 @@ def run_to(trainer: Trainer, step: int) -> Course:
         loss, encoded = trainer.train_step()
         course.losses.append(loss)
         if trainer.engine.lars.norms is not None:
-            course.norms.append(trainer.engine.lars.norms.clone())
+            course.norms.append(trainer.engine.lars.norms.tolist())
         if trainer.state.batch == trainer.batches:
             trainer.epoch_figures(encoded)
     return course

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -37,7 +38,8 @@ class Outcome(NamedTuple):
 def on_workers(workers: int, function: Callable[..., T], *arguments: Any) -> list[T]:
     """`function(*arguments)` on `workers` processes of one gloo group -> what each returned, by rank.
 
-    `function` is one that another process can import by name. Raises WorkerError when any worker raised or died.
+    `function` is one that another process can import by name; what it returns must hold no tensors.
+    Raises WorkerError when any worker raised or died.
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
@@ -69,6 +71,7 @@ def _work(
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)  # DeepSpeed calls collectives by names that torch has replaced
     try:
         # DeepSpeed asks the environment who is who, even when the process group is there already.
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}

@@ -1,5 +1,6 @@
 """The parallel network beside the step-by-step one: logits and every gradient, in all variants and action sets."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -142,14 +143,14 @@ def test_smoothed_cross_entropy(smoothing: float) -> None:
 def test_configuration() -> None:
     def rejects(message: str, **values: object) -> None:
         with pytest.raises(ValidationError, match=message):
-            NeuMATCHConfig.model_validate(values)
+            NeuMATCHConfig.model_validate_json(json.dumps(values))
 
     rejects("names an action twice", actions=("match", "match", "pop_text"))
     rejects("has no action that matches", actions=("pop_video", "pop_text"))
     rejects("must be able to drop clips", actions=("pop_text", "match_retain_video"))
     rejects("must be able to drop clips", actions=("pop_video", "match_retain_text"))
     rejects("width", width=0)
-    assert NeuMATCHConfig.model_validate({"actions": ["match"]}).actions == (Action.MATCH,)
+    assert NeuMATCHConfig.model_validate_json('{"actions": ["match"]}').actions == (Action.MATCH,)
     with pytest.raises(ValueError, match="projection 'rp' needs inputs of width 300, not 2048, 768"):
         NeuMATCH(NeuMATCHConfig(), 2048, 768)
 
@@ -179,6 +180,7 @@ def test_components_cover_every_parameter() -> None:
     }
 
 
+@torch.no_grad()
 def test_initialisation() -> None:
     torch.manual_seed(0)
     network = NeuMATCH(NeuMATCHConfig(), 300, 300)

@@ -1,0 +1,71 @@
+"""Workers as threads of one process, whose collectives really wait for each other and sum."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class _Meeting:
+    """Where the workers put what they bring, and take the sum away."""
+
+    def __init__(self, workers: int) -> None:
+        self.barrier = Barrier(workers)
+        self.brought: list[Tensor] = [torch.empty(0)] * workers
+
+    def total(self, rank: int, tensor: Tensor) -> Tensor:
+        self.brought[rank] = tensor.detach().clone()
+        self.barrier.wait()
+        total = torch.stack(self.brought).sum(0)
+        self.barrier.wait()
+        return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, meeting: _Meeting, rank: int) -> Tensor:
+        ctx.place = meeting, rank
+        return meeting.total(rank, tensor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        meeting, rank = ctx.place
+        return meeting.total(rank, grad), None, None
+
+
+class ThreadCollectives:
+    """The collectives of one worker among `in_threads`."""
+
+    def __init__(self, rank: int, meeting: _Meeting) -> None:
+        self.rank, self.meeting = rank, meeting
+
+    @property
+    def world_size(self) -> int:
+        return self.meeting.barrier.parties
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        total: Tensor = _Sum.apply(tensor, self.meeting, self.rank)
+        return total
+
+    def sum_in_place(self, tensor: Tensor) -> None:
+        tensor.copy_(self.meeting.total(self.rank, tensor))
+
+
+def in_threads(workers: int, work: Callable[[ThreadCollectives], T]) -> list[T]:
+    """What `work` returns on each of the workers, by rank; the first error of any is raised."""
+    meeting = _Meeting(workers)
+
+    def guarded(rank: int) -> T:
+        try:
+            return work(ThreadCollectives(rank, meeting))
+        except BaseException:
+            meeting.barrier.abort()  # or the others would wait forever
+            raise
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(guarded, range(workers)))
