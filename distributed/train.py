@@ -17,7 +17,7 @@ from distributed import checkpoint
 from distributed.command import main_of
 from distributed.config import Recipe
 from distributed.export import read_export
-from distributed.loop import build_task, json_of, train_worker
+from distributed.loop import build_task, json_of, read_preprocessors, train_worker
 from distributed.recipe_file import dump_recipe, load_recipe
 from models.data.alignment_set import load_examples
 from models.data.examples import Example
@@ -40,12 +40,18 @@ def prepare(recipe: Recipe) -> None:
     examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
     if not examples["train"]:
         raise UserError("the training split is empty: there is nothing to train on")
-    preprocessors = initial.preprocessors if initial is not None else _fit(recipe, examples)
-    task = build_task(recipe, preprocessors)
-    for split in examples.values():
-        for example in split[:1]:
-            task.preprocessors.apply(example)  # checks the widths
-    recipe.folder.mkdir(parents=True, exist_ok=True)
+    fitted: Path | None = None  # where what was fitted comes from, if not from this data
+    if found is not None:
+        fitted, preprocessors = recipe.folder, read_preprocessors(recipe.folder)
+    elif initial is not None:
+        fitted, preprocessors = recipe.init_from, initial.preprocessors
+    else:
+        preprocessors = _fit(recipe, examples)
+    build_task(recipe, preprocessors)
+    try:
+        preprocessors.apply(examples["train"][0])
+    except UserError as error:
+        raise UserError(f"{fitted}: {error}; use data with features like those it began with") from None
     if found is None:
         preprocessors.to_file(recipe.folder / "preprocessing.safetensors")
     with atomic_path(recipe.folder / "recipe.yaml") as temporary:

@@ -239,6 +239,8 @@ def _trace(trail: Sequence[tuple[list[int], list[int]]], end: tuple[int, int]) -
 @torch.no_grad()
 def align(network: NeuMATCH, examples: Sequence[Example], config: DecodingConfig) -> list[Alignment]:
     """Aligns preprocessed movies; what is left over when a stack is empty stays unmatched."""
+    if not examples:
+        return []
     was_training = network.training
     network.eval()
     device = network.fc1.weight.device

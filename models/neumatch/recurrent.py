@@ -32,11 +32,16 @@ def _previous_rows(batch_sizes: Sequence[int], device: torch.device) -> Tensor:
     return torch.cat(rows).to(device) if rows else torch.empty(0, dtype=torch.int64, device=device)
 
 
-def _activate(gates: Tensor, hidden: int) -> None:
-    """Sigmoid on i, f, o and tanh on g, in place."""
-    gates[:, : 2 * hidden].sigmoid_()
-    gates[:, 2 * hidden : 3 * hidden].tanh_()
-    gates[:, 3 * hidden :].sigmoid_()
+def _by_step(tensor: Tensor, batch_sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """The rows of each step, as views; one call, because slicing in the loop costs as much as its arithmetic."""
+    views: tuple[Tensor, ...] = tensor.split(batch_sizes)
+    return views
+
+
+def _by_gate(gates: Tensor) -> tuple[Tensor, ...]:
+    """(S, 4H) -> views (S, 2H) of i and f together, and (S, H) of i, f, g, o."""
+    hidden = gates.shape[1] // 4
+    return gates[:, : 2 * hidden], *gates.chunk(4, 1)
 
 
 def _gate_slopes(gates: Tensor, cells: Tensor, bounded: Tensor, before: int, previous: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,13 +52,20 @@ def _gate_slopes(gates: Tensor, cells: Tensor, bounded: Tensor, before: int, pre
     """
     total, hidden = cells.shape
     slopes = torch.empty(total, 4, hidden, dtype=gates.dtype, device=gates.device)
-    i, f, g, o = gates.view(total, 4, hidden).unbind(1)
-    torch.mul(i - i * i, g, out=slopes[:, 0])
-    slopes[:before, 1] = 0  # the first step has no cell before it
-    torch.mul((f - f * f)[before:], cells.index_select(0, previous), out=slopes[before:, 1])
-    torch.mul(i, 1 - g * g, out=slopes[:, 2])
-    torch.mul(o - o * o, bounded, out=slopes[:, 3])
-    return slopes, o * (1 - bounded * bounded)
+    _, i, f, g, o = _by_gate(gates)
+    to_i, to_f, to_g, to_o = slopes.unbind(1)
+    # Fused: sigmoid_backward(x, y) is x y (1 - y), tanh_backward(x, y) is x (1 - y^2).
+    torch.ops.aten.sigmoid_backward.grad_input(g, i, grad_input=to_i)
+    to_f[:before] = 0  # the first step has no cell before it
+    torch.ops.aten.sigmoid_backward.grad_input(cells.index_select(0, previous), f[before:], grad_input=to_f[before:])
+    torch.ops.aten.tanh_backward.grad_input(i, g, grad_input=to_g)
+    torch.ops.aten.sigmoid_backward.grad_input(bounded, o, grad_input=to_o)
+    return slopes, torch.ops.aten.tanh_backward(o, bounded)
+
+
+def _owned(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """A copy that may be overwritten; zeros where nobody asked for the gradient."""
+    return torch.zeros_like(like) if gradient is None else gradient.clone(memory_format=torch.contiguous_format)
 
 
 class _PackedLSTM(torch.autograd.Function):
@@ -64,26 +76,31 @@ class _PackedLSTM(torch.autograd.Function):
         total, hidden = inputs.shape[0], weight_hh.shape[1]
         gates = inputs.clone()
         cells, bounded, hiddens = (inputs.new_empty(total, hidden) for _ in range(3))
-        recurrent, start, previous = weight_hh.t(), 0, 0
-        for step, n in enumerate(batch_sizes):
-            now = slice(start, start + n)
-            gate, cell = gates[now], cells[now]
+        recurrent = weight_hh.t()
+        parts = (_by_step(part, batch_sizes) for part in (gates, *_by_gate(gates), cells, bounded, hiddens))
+        h = c = hiddens[:0]
+        for step, (gate, both, i, f, g, o, cell, bound, now) in enumerate(zip(*parts, strict=True)):
+            n = len(gate)
             if step:
-                gate.addmm_(hiddens[previous : previous + n], recurrent)
-            _activate(gate, hidden)
-            i, f, g, o = gate.view(n, 4, hidden).unbind(1)
+                gate.addmm_(h[:n], recurrent)
+            both.sigmoid_()
+            g.tanh_()
+            o.sigmoid_()
             torch.mul(i, g, out=cell)
             if step:
-                cell.addcmul_(f, cells[previous : previous + n])
-            torch.tanh(cell, out=bounded[now])
-            torch.mul(o, bounded[now], out=hiddens[now])
-            previous, start = start, start + n
+                cell.addcmul_(f, c[:n])
+            torch.tanh(cell, out=bound)
+            torch.mul(o, bound, out=now)
+            h, c = now, cell
         ctx.save_for_backward(gates, cells, bounded, hiddens, weight_hh)
         ctx.batch_sizes = batch_sizes
+        ctx.set_materialize_grads(False)  # most callers use the hidden states alone
         return hiddens, cells
 
     @staticmethod
-    def backward(ctx: Any, grad_hiddens: Tensor, grad_cells: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(
+        ctx: Any, grad_hiddens: Tensor | None, grad_cells: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None]:
         gates, cells, bounded, hiddens, weight_hh = ctx.saved_tensors
         sizes: tuple[int, ...] = ctx.batch_sizes
         total, hidden = cells.shape
@@ -92,22 +109,21 @@ class _PackedLSTM(torch.autograd.Function):
         slopes, cell_slope = _gate_slopes(gates, cells, bounded, before, previous)
         forget = gates.view(total, 4, hidden)[:, 1]
         grad_gates = torch.empty_like(slopes)
-        end, carried = total, 0
-        grad_h = grad_c = grad_hiddens.new_empty(0, hidden)
-        for n in reversed(sizes):
-            now = slice(end - n, end)
-            dh, dc = grad_hiddens[now].clone(), grad_cells[now].clone()
-            if carried:  # the rows that go on to a later step
+        flat = grad_gates.flatten(1)
+        grads = (_owned(grad_hiddens, cells), _owned(grad_cells, cells))
+        constants = (cell_slope, slopes[:, :3], slopes[:, 3], forget)
+        results = (grad_gates[:, :3], grad_gates[:, 3], flat)
+        steps = zip(*(_by_step(part, sizes) for part in (*grads, *constants, *results)), strict=True)
+        grad_h = grad_c = cells[:0]
+        for dh, dc, by_cell, cell_slopes, o_slope, f, to_cell, to_o, now in reversed(list(steps)):
+            if carried := len(grad_h):  # the rows that go on to a later step
                 dh[:carried] += grad_h
                 dc[:carried] += grad_c
-            dc.addcmul_(dh, cell_slope[now])
-            torch.mul(slopes[now, :3], dc[:, None], out=grad_gates[now, :3])
-            torch.mul(slopes[now, 3], dh, out=grad_gates[now, 3])
-            if end > n:
-                grad_h = grad_gates[now].flatten(1) @ weight_hh
-                grad_c = dc * forget[now]
-            end, carried = end - n, n
-        flat = grad_gates.flatten(1)
+            dc.addcmul_(dh, by_cell)
+            torch.mul(cell_slopes, dc[:, None], out=to_cell)
+            torch.mul(o_slope, dh, out=to_o)
+            grad_h = now @ weight_hh
+            grad_c = dc.mul_(f)
         grad_weight = flat[before:].t() @ hiddens.index_select(0, previous)
         return flat, grad_weight, None
 
@@ -132,6 +148,7 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
         raw_cells, cells, bounded, hiddens = (inputs.new_empty(total, hidden) for _ in range(4))
         gate_mean, gate_rstd, cell_mean, cell_rstd = (inputs.new_zeros(total, 1) for _ in range(4))
         recurrent, start, previous = weight_hh.t(), 0, 0
+        both, _, _, new, out = _by_gate(gates)
         for step, n in enumerate(batch_sizes):
             now, then = slice(start, start + n), slice(previous, previous + n)
             gate, raw = gates[now], raw_cells[now]
@@ -141,8 +158,10 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
                     raw_gates[now], [4 * hidden], gate_scale, None, EPS
                 )
                 gate.add_(normed)
-            _activate(gate, hidden)
-            i, f, g, o = gate.view(n, 4, hidden).unbind(1)
+            both[now].sigmoid_()
+            new[now].tanh_()
+            out[now].sigmoid_()
+            i, f, g, o = gate.chunk(4, 1)
             torch.mul(i, g, out=raw)
             if step:
                 raw.addcmul_(f, cells[then])
@@ -157,10 +176,11 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
             gate_mean, gate_rstd, cell_mean, cell_rstd,
         )  # fmt: skip
         ctx.batch_sizes = batch_sizes
+        ctx.set_materialize_grads(False)
         return hiddens, cells
 
     @staticmethod
-    def backward(ctx: Any, grad_hiddens: Tensor, grad_cells: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_hiddens: Tensor | None, grad_cells: Tensor | None) -> tuple[Tensor | None, ...]:
         (
             gates, raw_gates, raw_cells, cells, bounded, hiddens, weight_hh, gate_scale, cell_scale, cell_shift,
             gate_mean, gate_rstd, cell_mean, cell_rstd,
@@ -174,11 +194,12 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
         grad_gates = torch.empty_like(slopes)
         grad_raw_gates = torch.empty_like(raw_gates)
         grad_normed_cells = torch.empty_like(cells)
+        grads_h, grads_c = _owned(grad_hiddens, cells), _owned(grad_cells, cells)
         end, carried = total, 0
-        grad_h = grad_c = grad_hiddens.new_empty(0, hidden)
+        grad_h = grad_c = cells[:0]
         for n in reversed(sizes):
             now = slice(end - n, end)
-            dh, dc = grad_hiddens[now].clone(), grad_cells[now].clone()
+            dh, dc = grads_h[now], grads_c[now]
             if carried:
                 dh[:carried] += grad_h
                 dc[:carried] += grad_c

@@ -87,7 +87,7 @@ def test_yms_ids() -> None:
 @pytest.mark.parametrize(
     ("alignment", "snippets", "actions", "message"),
     [
-        ([(1,), (0,)], 2, ALL_ACTIONS, r"clip 1 is matched with snippets \(0,\) after snippet 1: not monotone"),
+        ([(1,), (0,)], 2, ALL_ACTIONS, r"clip 1 is matched with snippets \(0,\) after snippet 2: not monotone"),
         ([(1, 0)], 2, ALL_ACTIONS, "not monotone"),
         ([(0, 0)], 2, ALL_ACTIONS, "not monotone"),
         ([(2,)], 2, ALL_ACTIONS, "not monotone"),
