@@ -197,8 +197,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 def run(recipe: Recipe) -> dict[str, Any]:
     """Trains to the end -> the last figures."""
-    examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
-    trainer = Trainer(recipe, examples, read_preprocessors(recipe.folder))
+    trainer = Trainer(recipe, *_load(recipe))
     state, training = trainer.state, recipe.training
     tracker = None
     if trainer.rank == 0:
@@ -223,7 +222,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         ended = state.batch == trainer.batches
         if ended:
             figures |= trainer.epoch_figures(encoded)
-        last = state.epoch == training.epochs
+        last, before = state.epoch == training.epochs, (state.best, state.best_step)
         if ended and (last or state.epoch % training.evaluate_every == 0):
             scores = trainer.evaluate()
             figures |= scores
@@ -241,10 +240,27 @@ def run(recipe: Recipe) -> dict[str, Any]:
         due = ended and (state.epoch % recipe.checkpoint.every_epochs == 0 or state.best_step == state.step)
         if last or due or (every is not None and state.step % every == 0):
             folder = trainer.save()
+            if folder is None and state.best_step == state.step:
+                state.best, state.best_step = before  # the best is what can be loaded again
             report(trainer, folder)
     if tracker is not None:
         tracker.close()
     return {"step": state.step, **state.figures, **_best(recipe, state)}
+
+
+def _load(recipe: Recipe) -> tuple[dict[str, list[Example]], Preprocessors]:
+    """The data on this worker; if any worker cannot read it, all of them stop with its message. Collective."""
+    problem, examples, preprocessors = "", None, None
+    try:
+        examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
+        preprocessors = read_preprocessors(recipe.folder)
+    except UserError as error:
+        problem = f"worker {dist.get_rank()}: {error}"
+    problems: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    if examples is None or preprocessors is None or any(problems):
+        raise UserError(next(text for text in problems if text))
+    return examples, preprocessors
 
 
 def _best(recipe: Recipe, state: RunState) -> dict[str, Any]:
