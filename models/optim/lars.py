@@ -137,12 +137,28 @@ class LARS(torch.optim.Optimizer):
         if not bool(total.isfinite()):
             bad = (~squares[:, 1].isfinite()).nonzero()[:, 0].tolist()
             raise FloatingPointError(f"the gradients of {len(bad)} layers are not finite, the first is layer {bad[0]}")
-        if self.gradient_cap > 0:
+        if self.gradient_cap > 0 and segments:
             torch._foreach_mul_(grad_views, (self.gradient_cap / (total + 1e-6)).clamp(max=1.0).to(grads[0].dtype))
         self.steps += 1
+        directions = self._directions(params, grad_views)
+        if self.layerwise:
+            squared = self._squared(directions, layer_of)
+            self._collectives.sum_in_place(squared)
+            weights, lengths = self.norms[:, 0], squared.sqrt()
+            ratio = torch.where(weights * lengths > 0, weights / lengths.clamp(min=1e-300), 1.0).to(params[0].dtype)
+            if segments:
+                torch._foreach_mul_(directions, list(ratio[layer_of].unbind()))
+        if segments:
+            torch._foreach_add_(weight_views, directions, alpha=-rate)
+        return loss
+
+    def _directions(self, params: Sequence[Tensor], grad_views: list[Tensor]) -> list[Tensor]:
+        """Takes the capped gradients into the moments -> Adam's direction u of each slice."""
         moments = [self.moments(p) for p in params]
         first = self._views([m for m, _ in moments], params)
         second = self._views([v for _, v in moments], params)
+        if not first:  # a worker may hold nothing but padding
+            return []
         beta1, beta2 = self.betas
         torch._foreach_lerp_(first, grad_views, 1 - beta1)
         torch._foreach_mul_(second, beta2)
@@ -153,14 +169,7 @@ class LARS(torch.optim.Optimizer):
         torch._foreach_add_(scale, self.eps)
         directions = torch._foreach_div(first, scale)
         torch._foreach_div_(directions, 1 - beta1**self.steps)
-        if self.layerwise:
-            squared = self._squared(directions, layer_of)
-            self._collectives.sum_in_place(squared)
-            weights, lengths = self.norms[:, 0], squared.sqrt()
-            ratio = torch.where(weights * lengths > 0, weights / lengths.clamp(min=1e-300), 1.0).to(params[0].dtype)
-            torch._foreach_mul_(directions, list(ratio[layer_of].unbind()))
-        torch._foreach_add_(weight_views, directions, alpha=-rate)
-        return loss
+        return list(directions)
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's state plus the step count."""

@@ -158,7 +158,7 @@ def test_interrupted_one_never_counted(run: Path, capsys: pytest.CaptureFixture[
     assert found is not None
     assert found.step == 5
     assert capsys.readouterr().out == ""
-    with pytest.raises(UserError, match="not a complete checkpoint"):
+    with pytest.raises(UserError, match="no complete checkpoint"):
         checkpoint.read(newest_file(run, ""))
     (run / "checkpoints" / "step-00000005" / "manifest.json").unlink()
     assert checkpoint.newest(run) is None

@@ -105,6 +105,7 @@ def _command(command: Callable[[Sequence[str]], None], arguments: list[str], out
             os.dup2(file.fileno(), descriptor)
     sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False) for descriptor in (1, 2))  # noqa: PTH123, SIM115
     sys.argv = ["command", *arguments]
+    os.environ.pop("MELTMATCH_DATA", None)  # these commands see generated data alone
     try:
         main_of(command)
     finally:

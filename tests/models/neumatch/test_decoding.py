@@ -111,7 +111,7 @@ def test_a_wide_beam_finds_the_best_of_all(actions: tuple[Action, ...], penalty:
             assert values[tuple(ids)] == pytest.approx(best, abs=1e-5)
             assert torch.tensor(list(every.values())).exp().sum() == pytest.approx(1, abs=1e-5)
             narrow_misses += values[tuple(short)] < best - 1e-3
-    assert narrow_misses  # or this shows nothing
+    assert narrow_misses or penalty  # or this shows nothing
 
 
 @pytest.mark.parametrize("actions", SETS, ids=lambda s: "+".join(a.value for a in s))

@@ -133,6 +133,22 @@ def test_without_layers_it_is_adam(cap: float) -> None:
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
+    params = tensors(0)
+    optimiser = LARS(params)
+    run(optimiser, params, range(2), gradients)
+    before = [[p.clone(), *(moment.clone() for moment in optimiser.moments(p))] for p in params]
+    found = gradients(2)
+    found[3][0] = bad
+    with pytest.raises(FloatingPointError, match="the gradients of 1 layers are not finite, the first is layer 3"):
+        run(optimiser, params, range(1), lambda step: found)
+    assert optimiser.steps == 2
+    for parameter, tensors_before in zip(params, before, strict=True):
+        now = [parameter, *optimiser.moments(parameter)]
+        assert all(torch.equal(a, b) for a, b in zip(now, tensors_before, strict=True))
+
+
 def test_what_a_recipe_asks_for() -> None:
     made = LARS.of(OptimiserConfig(name="adam", eta=0.1, beta1=0.5, eps=1e-3, gradient_cap=0), tensors(0))
     assert (made.layerwise, made.betas, made.eps, made.gradient_cap) == (False, (0.5, 0.999), 1e-3, 0)
