@@ -270,12 +270,15 @@ def _best(recipe: Recipe, state: RunState) -> dict[str, Any]:
 
 
 def report(trainer: Trainer, folder: Path | None) -> None:
-    """Tells Ray Train of the newest figures and checkpoint; a barrier for all workers."""
+    """Tells Ray Train of the newest figures and where the checkpoint is; a barrier for all workers.
+
+    Not as Ray's own checkpoint: Ray keeps a list of those in the run's folder, and never starts a run again of which
+    one has been pruned since.
+    """
     import ray.train
 
     figures = {"step": trainer.state.step, "epoch": trainer.state.epoch, **trainer.state.figures}
-    where = ray.train.Checkpoint.from_directory(folder) if folder is not None else None
-    ray.train.report(figures, checkpoint=where, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD)
+    ray.train.report({**figures, "checkpoint": str(folder) if folder is not None else None})
 
 
 def read_preprocessors(run_folder: Path) -> Preprocessors:
