@@ -49,7 +49,7 @@ class ThreadCollectives:
         return self.meeting.barrier.parties
 
     def sum(self, tensor: Tensor) -> Tensor:
-        total: Tensor = _Sum.apply(tensor, self.meeting, self.rank)
+        total: Tensor = _Sum.apply(tensor, self.meeting, self.rank)  # type: ignore[no-untyped-call]
         return total
 
     def sum_in_place(self, tensor: Tensor) -> None:

@@ -120,7 +120,7 @@ def test_features_of_ragged_width(folder: Path) -> None:
 
 def test_lsmdc_movies_can_be_held_out(tmp_path: Path) -> None:
     lines = [
-        f"{movie}_00.00.0{i}.000-00.00.0{i}.900\t00:00:0{i},000\t00:00:0{i},900\t00:00:0{i},000\t00:00:0{i},900\tSomeone {i}."
+        f"{movie}_00.00.0{i}.000-00.00.0{i}.900\t" + f"00.00.0{i}.000\t00.00.0{i}.900\t" * 2 + "Someone runs."
         for movie in ("0001_A", "0002_B", "0003_C")
         for i in range(1, 4)
     ]

@@ -78,7 +78,9 @@ class Recorded:
         actions = torch.zeros(len(self.actions), self.values["A"], dtype=torch.int64)
         for row, ids in zip(actions, self.actions, strict=True):
             row[: len(ids)] = torch.tensor(ids)
-        return Batch(*inputs, *lengths, actions, torch.tensor([len(ids) for ids in self.actions]))
+        return Batch(
+            inputs[0], inputs[1], lengths[0], lengths[1], actions, torch.tensor([len(ids) for ids in self.actions])
+        )
 
 
 @pytest.fixture(params=VARIANTS)
@@ -200,8 +202,8 @@ def test_three_training_steps_in_float64(recorded: Recorded) -> None:
     noise = [1e-4, 3e-4, 4e-3] if "ln" in recorded.name else [1e-4, 1e-4, 1e-4]
     for number, step in enumerate(recorded.values["train"]):
         before = copy.deepcopy(network.state_dict()), copy.deepcopy(optimiser.state_dict())
-        candidates = units_at_zero(network, batch) if number else []
-        for unit in [None, *candidates]:
+        candidates = [None, *(units_at_zero(network, batch) if number else [])]
+        for unit in candidates:
             network.load_state_dict(before[0])
             optimiser.load_state_dict(copy.deepcopy(before[1]))
             with on_the_other_side(network, unit):
@@ -210,5 +212,5 @@ def test_three_training_steps_in_float64(recorded: Recorded) -> None:
                 check_step(network, optimiser, loss, step, noise=noise[number])
                 break
             except AssertionError:
-                if unit == (candidates or [None])[-1]:
+                if unit == candidates[-1]:
                     raise

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from torch.nn import functional as F
 
 from models.neumatch.actions import YMS_ACTIONS, Action
 from models.neumatch.network import NeuMATCH, NeuMATCHConfig, smoothed_cross_entropy
+from models.neumatch.recurrent import LSTMLayer
 from tests.reference import neumatch as reference
 from tests.reference.batches import ALL_ACTIONS, VARIANTS, random_batch, sample_width, small_network
 
 SIZES = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5)), max_size=4)
-EXACT = {"rtol": 1e-9, "atol": 1e-9}
+EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def gradients(network: NeuMATCH, logits: Tensor) -> list[Tensor]:
@@ -185,6 +187,7 @@ def test_initialisation() -> None:
     torch.manual_seed(0)
     network = NeuMATCH(NeuMATCHConfig(), 300, 300)
     layer = network.video_stack.layer1
+    assert isinstance(layer, LSTMLayer)
     assert bool((layer.bias_ih[300:600] == 1).all() and (layer.bias_hh[300:600] == 1).all())
     assert float(layer.bias_ih[:300].std()) == pytest.approx(0.1, rel=0.2)
     assert float(layer.weight_ih.std()) == pytest.approx((2 / (300 + 1200)) ** 0.5, rel=0.02)

@@ -1,5 +1,7 @@
 """SBN beside its formula, with both divisors, and over workers as over one whole batch."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -50,7 +52,8 @@ def test_next_to_nothing_leaves_finite_statistics(count: int, unbiased: bool) ->
     assert norm(elements(count)).shape == (count, 5)
     assert bool(norm.running_mean.isfinite().all() and norm.running_var.isfinite().all())
     if not count:  # a batch without elements says nothing about them
-        assert torch.equal(norm.running_mean, torch.zeros(5)) and torch.equal(norm.running_var, torch.ones(5))
+        assert torch.equal(norm.running_mean, torch.zeros(5))
+        assert torch.equal(norm.running_var, torch.ones(5))
 
 
 def test_half_precision_counts_in_float32() -> None:
@@ -71,7 +74,9 @@ def test_workers_see_one_batch(sizes: tuple[int, ...], unbiased: bool) -> None:
         rows = rows.clone().requires_grad_()
         out = norm(rows)
         (out * weights).sum().backward()
-        assert rows.grad is not None and norm.weight.grad is not None and norm.bias.grad is not None
+        assert rows.grad is not None
+        assert norm.weight.grad is not None
+        assert norm.bias.grad is not None
         return [out.detach(), rows.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
 
     def work(collectives: ThreadCollectives) -> list[Tensor]:
@@ -80,7 +85,7 @@ def test_workers_see_one_batch(sizes: tuple[int, ...], unbiased: bool) -> None:
         return run(norm, elements().split(sizes)[collectives.rank], upstream.split(sizes)[collectives.rank])
 
     alone, together = run(made(unbiased), elements(), upstream), in_threads(len(sizes), work)
-    close = {"rtol": 1e-10, "atol": 1e-11}
+    close: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-11}
     for place in (0, 1):  # outputs and input gradients, put together again
         torch.testing.assert_close(torch.cat([worker[place] for worker in together]), alone[place], **close)
     for place in (2, 3):  # parameter gradients add up over workers

@@ -47,8 +47,8 @@ def test_agrees_with_a_plain_loop(kind: type[Layer], lengths: list[int]) -> None
     nonempty = [b for b, length in enumerate(lengths) if length]
     for b, states in zip(nonempty, wanted, strict=True):
         rows = packing.rows[b, : lengths[b]]
-        for ours, theirs in zip((hiddens, cells), states, strict=True):
-            torch.testing.assert_close(ours[rows], theirs, rtol=1e-12, atol=1e-12)
+        for found, expected in zip((hiddens, cells), states, strict=True):
+            torch.testing.assert_close(found[rows], expected, rtol=1e-12, atol=1e-12)
     inputs = [padded, *layer.parameters()]
     ours = torch.autograd.grad(scalar(hiddens, cells), inputs, materialize_grads=True, allow_unused=True)
     if not wanted:
@@ -56,8 +56,8 @@ def test_agrees_with_a_plain_loop(kind: type[Layer], lengths: list[int]) -> None
         return
     loss = torch.stack([scalar(*states) for states in wanted]).sum()
     theirs = torch.autograd.grad(loss, inputs, materialize_grads=True, allow_unused=True)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    for mine, wished in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, wished, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", [LSTMLayer, LayerNormLSTMLayer])

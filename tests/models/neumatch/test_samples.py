@@ -41,7 +41,8 @@ def test_samples_are_stretches_of_the_movie() -> None:
         made += [(clips[i], snippets[j]) for i, texts in enumerate(alignment) for j in texts]
     assert made == [(i, j) for i, texts in enumerate(oracle_alignment(whole.movie)) for j in texts]
     (one,) = training_samples(whole, 100, YMS_ACTIONS)
-    assert torch.equal(one.video, whole.video) and torch.equal(one.text, whole.text)
+    assert torch.equal(one.video, whole.video)
+    assert torch.equal(one.text, whole.text)
 
 
 @settings(deadline=None)
@@ -75,7 +76,8 @@ def test_preprocessing_is_fitted_on_all_movies_together(target: int | None) -> N
     assert torch.equal(applied.video, fitted.video(video)[9:])
     assert torch.equal(applied.text, fitted.text(text)[4:])
     if target:  # the two modalities are projected independently
-        assert fitted.video.projection is not None and fitted.text.projection is not None
+        assert fitted.video.projection is not None
+        assert fitted.text.projection is not None
         assert not torch.equal(fitted.video.projection[:5], fitted.text.projection)
 
 

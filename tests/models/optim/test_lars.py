@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from models.optim.lars import LARS, OptimiserConfig, Segment
 from tests.reference.threads import ThreadCollectives, in_threads
 
 SHAPES = [(4, 3), (3,), (2, 5), (1,), (7,)]
-EXACT = {"rtol": 1e-11, "atol": 1e-13}
+EXACT: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-13}
 
 
 def tensors(seed: int, scale: float = 1.0) -> list[Tensor]:
