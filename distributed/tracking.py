@@ -98,8 +98,10 @@ class Tracker:
 
         warn(f"W&B stopped: {_one_line(error)}; figures go on in metrics.jsonl")
         self._run = None
-        with contextlib.suppress(Exception):
+        try:
             _within(_FINISH, wandb.teardown)  # else its exit handler prints a traceback at the end
+        except Exception as left_over:
+            warn(f"W&B did not shut down: {_one_line(left_over)}")
 
 
 def _open_run(

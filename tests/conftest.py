@@ -4,6 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
+
+# Many small tensors: more threads only wait for each other, the more so beside other programs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+# Ray would otherwise make a token that clients with an address do not send. Before ray is imported.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+# No test is judged by its time.
+settings.register_profile("meltmatch", deadline=None)
+settings.load_profile("meltmatch")
 
 
 @pytest.fixture(scope="session")

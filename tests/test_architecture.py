@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES = 400
+MAX_TEST_LINES = 550  # a long table of cases is still one thing to read
 TOP_LEVEL = {"pyproject.toml", "README.md", "Makefile", "constraints.txt", "LICENSE", ".ci", ".gitignore", ".rayignore"}
 TOP_LEVEL |= {"distributed", "models", "tuning", "cluster", "tests"}
 FORBIDDEN_IMPORTS = {
@@ -213,8 +214,10 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def test_no_file_is_long() -> None:
-    lengths = {path: (ROOT / path).read_bytes().count(b"\n") for path in project_files()}
-    assert {str(path): lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
+    python = [path for path in project_files() if path.suffix == ".py"]
+    lengths = {path: (ROOT / path).read_bytes().count(b"\n") for path in python}
+    allowed = {path: MAX_TEST_LINES if path.parts[0] == "tests" else MAX_LINES for path in python}
+    assert {str(path): lines for path, lines in lengths.items() if lines > allowed[path]} == {}
 
 
 # The checks themselves can fail.

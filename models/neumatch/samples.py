@@ -74,7 +74,11 @@ class Preprocessors:
 
 def training_samples(example: Example, longest: int, actions: Sequence[Action]) -> list[Sample]:
     """Cuts a preprocessed movie's oracle actions into samples of at most `longest` actions."""
-    gold = gold_actions(oracle_alignment(example.movie), len(example.movie.snippets), actions)
+    try:
+        gold = gold_actions(oracle_alignment(example.movie), len(example.movie.snippets), actions)
+    except ValueError as error:
+        allowed = ", ".join(actions)
+        raise UserError(f"movie {example.movie.id}: {error}; model.actions has {allowed}") from error
     return [
         Sample(example.video[slice(*piece.clips)], example.text[slice(*piece.snippets)], piece.actions)
         for piece in cut(gold, longest, actions)

@@ -57,7 +57,10 @@ def error_of(*arguments: object) -> str:
         ("engine.zero_stage=4", "'engine.zero_stage' should be less than or equal to 3; found 4"),
         ("scaling.workers=9", "training.batch_size=8 cannot be shared by scaling.workers=9 x engine.accumulation=1"),
         ("engine.accumulation=2", "model.normalisation='sbn' needs the statistics of the whole batch at once"),
-        ("name=../elsewhere", "'name': String should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'; found '../elsewhere'"),
+        (
+            "name=../elsewhere",
+            "'name': String should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'; found '../elsewhere'",
+        ),
         ("data.root=/no/where", "/no/where/annotations_phrases.txt: no such file"),
         ("data.root=null", "'.' is a relative path; set MELTMATCH_DATA to the data folder, or give data.root="),
         ("data.clip_features=gone.npz", "gone.npz: no such file"),
@@ -98,7 +101,12 @@ def starts_at_zero(line: str) -> str:
 @pytest.mark.parametrize(
     ("file", "line", "change", "message"),
     [
-        (ANNOTATIONS, 3, lambda line: line.replace("\t", " "), "malformed line; expected MOVIE_START-END, one tab, text"),
+        (
+            ANNOTATIONS,
+            3,
+            lambda line: line.replace("\t", " "),
+            "malformed line; expected MOVIE_START-END, one tab, text",
+        ),
         (ANNOTATIONS, 3, ends_at_zero, "ends at or before its start; expected START < END"),
         (ANNOTATIONS, 3, starts_at_zero, "starts before line 2 of the same movie; expected lines in time order"),
         (SEGMENTATION, 2, starts_at_zero, "overlaps line 1 by "),

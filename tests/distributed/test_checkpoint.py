@@ -48,9 +48,7 @@ def resume(recipe: Recipe, steps: int) -> Course:
 
 
 @pytest.mark.parametrize(("workers", "stage"), [(2, 2), (1, 0), (3, 3), (4, 1), (2, 3), (1, 2)])
-def test_goes_on_as_if_nothing_had_been(
-    data: Path, undisturbed: tuple[Path, Course], workers: int, stage: int
-) -> None:
+def test_goes_on_as_if_nothing_had_been(data: Path, undisturbed: tuple[Path, Course], workers: int, stage: int) -> None:
     storage, course = undisturbed
     for resumed in on_workers(workers, resume, recipe_in(data, storage, stage), STEPS):
         assert resumed.losses == pytest.approx(course.losses[SAVED_AT:], rel=1e-5)
@@ -111,7 +109,7 @@ def edit(key: str, value: Any) -> Callable[[Path], None]:
     return change
 
 
-DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
+DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "truncated": ("shard-00001.safetensors", truncate, r"shard-00001.safetensors: truncated or changed: \d+ bytes"),
     "flipped": ("shard-00000.safetensors", flip, "shard-00000.safetensors: contents differ from the manifest"),
     "missing": ("buffers.safetensors", Path.unlink, "buffers.safetensors: missing; delete"),
@@ -131,9 +129,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_one_is_passed_over_with_a_warning(
-    run: Path, damage: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_one_is_passed_over_with_a_warning(run: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     name, harm, message = DAMAGE[damage]
     harm(newest_file(run, name))
     with pytest.raises(UserError, match=message) as caught:
@@ -171,11 +167,12 @@ def test_other_recipe_is_refused_by_key(data: Path, run: Path, tmp_path: Path) -
     # What does not decide the numbers may change.
     same = recipe_in(data, tmp_path, stage=0, **{"training.epochs": 7, "scaling.workers": 3, "decoding.method": "beam"})
     checkpoint.check_recipe(found, same.trajectory())
-    for changes, message in [
+    others: list[tuple[dict[str, Any], str]] = [
         ({"optimiser.eta": 0.5}, r"made by another recipe: optimiser\.eta was 0\.001, now 0\.5; give this run another"),
         ({"seed": 1, "training.batch_size": 4}, r"seed was 101, now 1 \(and 1 more\)"),
         ({"engine.precision": "bf16"}, r"engine\.precision was 'fp32', now 'bf16'"),
-    ]:
+    ]
+    for changes, message in others:
         with pytest.raises(UserError, match=message):
             checkpoint.check_recipe(found, recipe_in(data, tmp_path, **changes).trajectory())
 

@@ -149,8 +149,8 @@ def without(name: str) -> Callable[[Path], None]:
     return change
 
 
-def about(**changes: Any) -> Callable[[Path], None]:
-    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes)) and None
+def about(**changes: Any) -> Callable[[Path], object]:
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ counts = st.integers(1, 9)
 @given(st.lists(st.integers(), unique=True, max_size=40), counts, counts)
 def test_shares_make_up_the_batch(batch: list[int], workers: int, accumulation: int) -> None:
     parts = [
-        share(batch, rank, workers, micro, accumulation)
-        for rank, micro in product(range(workers), range(accumulation))
+        share(batch, rank, workers, micro, accumulation) for rank, micro in product(range(workers), range(accumulation))
     ]
     assert sorted(sample for part in parts for sample in part) == sorted(batch)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1

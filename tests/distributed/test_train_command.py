@@ -31,7 +31,7 @@ def figures(records: list[dict[str, Any]], name: str) -> dict[int, float]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_trains_continues_and_finishes(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    settings = {"scaling.workers": 2, "engine.zero_stage": 2, "checkpoint.keep": 9}
+    settings = {"scaling.workers": 2, "engine.zero_stage": 2, "checkpoint.every_steps": 2, "checkpoint.keep": 1}
     recipe = write_recipe(tmp_path, small_recipe(data, tmp_path / "runs", settings))
     run = tmp_path / "runs" / "run"
     # What it is to compute, on one process without Ray.
@@ -50,7 +50,8 @@ def test_trains_continues_and_finishes(data: Path, tmp_path: Path, capfd: pytest
     assert all(last[f"ratio/{part}"] > 0 for part in ("video_stack", "text_stack", "action_matched_stacks", "fc"))
     assert len(last["stack/video_mean"]) == len(last["stack/text_variance"]) == 16
     assert load_recipe(run / "recipe.yaml", [], Recipe) == load_recipe(recipe, [], Recipe)
-    assert [folder.name for folder in checkpoint.candidates(run)] == ["step-00000006", "step-00000003"]
+    # Those after steps 2 and 4 are gone, and the one after step 3 unless it is the best.
+    assert {folder.name for folder in checkpoint.candidates(run)} - {"step-00000003"} == {"step-00000006"}
     newest = checkpoint.newest(run)
     assert newest is not None
     assert newest.manifest["workers"] == 2
@@ -72,7 +73,7 @@ def test_trains_continues_and_finishes(data: Path, tmp_path: Path, capfd: pytest
 
 @pytest.mark.usefixtures("cluster")
 def test_more_workers_than_the_cluster_holds_are_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"scaling asks for 5 CPUs \(5 workers\), but this cluster has 4; lower scaling"):
+    with pytest.raises(UserError, match=r"asks for 5 CPUs \(5 workers\), but this cluster has 4; lower scaling"):
         launch(small_recipe(data, tmp_path, {"scaling.workers": 5}))
     with pytest.raises(UserError, match=r"scaling asks for 6 CPUs \(2 workers\), but this cluster has 4"):
         launch(small_recipe(data, tmp_path, {"scaling.workers": 2, "scaling.cpus_per_worker": 3}))
@@ -83,10 +84,9 @@ def test_more_workers_than_the_cluster_holds_are_refused(data: Path, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_mistake_that_only_a_worker_can_find_is_one_line(data: Path, tmp_path: Path) -> None:
-    """A rate that overflows: the loss is not finite at the second step. Ray must neither retry nor print a traceback."""
+    """A rate that overflows: the loss is not finite at the second step. Ray must not retry, nor print a traceback."""
     settings = {"optimiser.eta": 1e30, "optimiser.name": "adam", "training.epochs": 5}
     recipe = write_recipe(tmp_path, small_recipe(data, tmp_path / "runs", settings))
-    with pytest.raises(UserError, match=r"^loss 'actions' is nan at step \d: training diverged; lower optimiser.eta") as e:
+    with pytest.raises(UserError, match=r"^[^\n]* at step 1: training diverged; lower optimiser.eta [^\n]*$"):
         train([str(recipe)])
-    assert "\n" not in str(e.value)
     assert checkpoint.newest(tmp_path / "runs" / "run") is None  # nothing of it was saved

@@ -7,8 +7,8 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 
 with warnings.catch_warnings(action="ignore"):  # of other projects, while they are imported
     # Both come with the first optimiser and take seconds.
-    import deepspeed.runtime.zero.muon.muon_optimizer
-    import torch._dynamo
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    import torch._dynamo  # noqa: F401
 
     import distributed.export
     import distributed.train  # noqa: F401

@@ -17,7 +17,10 @@ TEXT_FEATURES = "text_features.npz"
 
 
 def small_data(folder: Path, movies: int = 8, width: int = 32) -> Path:
-    """Writes generated movies into `folder`, clip features of `width` and text features of their own so that no sentence encoder runs."""
+    """Writes generated movies with clip features of `width` into `folder`.
+
+    They have text features of their own, so that no sentence encoder runs.
+    """
     generate_movies(folder, movies, seed=5, width=width)
     snippets = [snippet for movie in read_yms(folder).values() for snippet in movie.snippets]
     # Like a sentence embedding: the same for the same text.

@@ -97,13 +97,15 @@ def run_command(command: Callable[[Sequence[str]], None], *arguments: object) ->
         return Outcome(process.exitcode, out.read_text(), err.read_text(), launched.exists())
 
 
-def _command(command: Callable[[Sequence[str]], None], arguments: list[str], out: Path, err: Path, launch: Path) -> None:
+def _command(
+    command: Callable[[Sequence[str]], None], arguments: list[str], out: Path, err: Path, launch: Path
+) -> None:
     from distributed.command import main_of
 
     for path, descriptor in ((out, 1), (err, 2)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), descriptor)
-    sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False) for descriptor in (1, 2))  # noqa: PTH123, SIM115
+    sys.stdout, sys.stderr = (open(descriptor, "w", closefd=False) for descriptor in (1, 2))  # noqa: SIM115
     sys.argv = ["command", *arguments]
     os.environ.pop("MELTMATCH_DATA", None)  # these commands see generated data alone
     try:
