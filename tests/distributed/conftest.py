@@ -33,6 +33,7 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{scripts}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2 + "01234567")
         patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
         ray.init(

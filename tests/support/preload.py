@@ -3,7 +3,7 @@
 import os
 import warnings
 
-os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # the same numbers on every machine
 
 with warnings.catch_warnings(action="ignore"):  # of other projects, while they are imported
     # Both come with the first optimiser and take seconds.
