@@ -96,12 +96,12 @@ class Tracker:
     def _lose_run(self, error: Exception) -> None:
         import wandb
 
-        warn(f"W&B stopped: {_one_line(error)}; figures go on in metrics.jsonl")
-        self._run = None
+        self._run, why = None, _one_line(error)
         try:
             _within(_FINISH, wandb.teardown)  # else its exit handler prints a traceback at the end
         except Exception as left_over:
-            warn(f"W&B did not shut down: {_one_line(left_over)}")
+            why += f"; it did not shut down either: {_one_line(left_over)}"
+        warn(f"W&B stopped: {why}; figures go on in metrics.jsonl")
 
 
 def _open_run(
