@@ -18,6 +18,7 @@ from models.config import StrictConfig
 from models.neumatch.actions import YMS_ACTIONS, Action
 from models.neumatch.normalisation import SequenceBatchNorm
 from models.neumatch.packing import Packing
+from models.neumatch.products import Linear
 from models.neumatch.recurrent import RecurrentStack, State
 from models.neumatch.stacks import ActionEffects, cursors, matched_weights, positional_features
 
@@ -85,12 +86,12 @@ class Encoders(nn.Module):
 
 def _mlp(width: int, target: int, layers: int, full: bool) -> nn.Sequential:
     """[Full: Linear without bias + ReLU], then `layers` times Linear + ReLU."""
-    linears = [nn.Linear(width, target, bias=False)] if full else []
-    linears += [nn.Linear(target, target) for _ in range(layers)]
+    linears = [Linear(width, target, bias=False)] if full else []
+    linears += [Linear(target, target) for _ in range(layers)]
     return nn.Sequential(*(module for linear in linears for module in (_initialised(linear), nn.ReLU())))
 
 
-def _initialised(linear: nn.Linear) -> nn.Linear:
+def _initialised(linear: Linear) -> Linear:
     nn.init.kaiming_normal_(linear.weight)
     if linear.bias is not None:
         nn.init.normal_(linear.bias, 0.0, 0.1)
@@ -122,8 +123,8 @@ class NeuMATCH(nn.Module):
         self.action_stack = RecurrentStack(len(config.actions), config.action_hidden, cell_norms == "4xln")
         self.matched_stack = RecurrentStack(2 * w, config.matched_hidden, cell_norms == "4xln")
         state_width = 2 * w + config.action_hidden + config.matched_hidden + POSITIONS
-        self.fc1 = _initialised(nn.Linear(state_width, w))
-        self.fc2 = _initialised(nn.Linear(w, len(config.actions)))
+        self.fc1 = _initialised(Linear(state_width, w))
+        self.fc2 = _initialised(Linear(w, len(config.actions)))
 
     def synchronise(self, collectives: Collectives) -> None:
         """From now on statistics of SBN are those of all workers' batches together."""

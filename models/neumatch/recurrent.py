@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from models.neumatch.products import linear, outer, product
 
 State = tuple[Tensor, Tensor]
 """Hidden and cell state, each (n, H)."""
@@ -76,13 +77,13 @@ class _PackedLSTM(torch.autograd.Function):
         total, hidden = inputs.shape[0], weight_hh.shape[1]
         gates = inputs.clone()
         cells, bounded, hiddens = (inputs.new_empty(total, hidden) for _ in range(3))
-        recurrent = weight_hh.t()
+        recurrent = weight_hh.t().contiguous()  # faster than the transposed view, and read at every step
         parts = (_by_step(part, batch_sizes) for part in (gates, *_by_gate(gates), cells, bounded, hiddens))
         h = c = hiddens[:0]
         for step, (gate, both, i, f, g, o, cell, bound, now) in enumerate(zip(*parts, strict=True)):
             n = len(gate)
             if step:
-                gate.addmm_(h[:n], recurrent)
+                gate.add_(product(h[:n], recurrent))
             both.sigmoid_()
             g.tanh_()
             o.sigmoid_()
@@ -122,9 +123,9 @@ class _PackedLSTM(torch.autograd.Function):
             dc.addcmul_(dh, by_cell)
             torch.mul(cell_slopes, dc[:, None], out=to_cell)
             torch.mul(o_slope, dh, out=to_o)
-            grad_h = now @ weight_hh
+            grad_h = product(now, weight_hh)
             grad_c = dc.mul_(f)
-        grad_weight = flat[before:].t() @ hiddens.index_select(0, previous)
+        grad_weight = outer(flat[before:], hiddens.index_select(0, previous))
         return flat, grad_weight, None
 
 
@@ -147,13 +148,13 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
         raw_gates = torch.zeros_like(inputs)
         raw_cells, cells, bounded, hiddens = (inputs.new_empty(total, hidden) for _ in range(4))
         gate_mean, gate_rstd, cell_mean, cell_rstd = (inputs.new_zeros(total, 1) for _ in range(4))
-        recurrent, start, previous = weight_hh.t(), 0, 0
+        recurrent, start, previous = weight_hh.t().contiguous(), 0, 0
         both, _, _, new, out = _by_gate(gates)
         for step, n in enumerate(batch_sizes):
             now, then = slice(start, start + n), slice(previous, previous + n)
             gate, raw = gates[now], raw_cells[now]
             if step:
-                torch.mm(hiddens[then], recurrent, out=raw_gates[now])
+                raw_gates[now] = product(hiddens[then], recurrent)
                 normed, gate_mean[now], gate_rstd[now] = torch.native_layer_norm(
                     raw_gates[now], [4 * hidden], gate_scale, None, EPS
                 )
@@ -216,11 +217,11 @@ class _PackedLayerNormLSTM(torch.autograd.Function):
                     grad_gates[now].flatten(1), raw_gates[now], [4 * hidden], gate_mean[now], gate_rstd[now],
                     gate_scale, None, [True, False, False],
                 )[0]  # fmt: skip
-                grad_h = grad_raw_gates[now] @ weight_hh
+                grad_h = product(grad_raw_gates[now], weight_hh)
                 grad_c = raw * forget[now]
             end, carried = end - n, n
         flat = grad_gates.flatten(1)
-        grad_weight = grad_raw_gates[before:].t() @ hiddens.index_select(0, previous)
+        grad_weight = outer(grad_raw_gates[before:], hiddens.index_select(0, previous))
         normed_gates = (raw_gates - gate_mean) * gate_rstd
         normed_cells = (raw_cells - cell_mean) * cell_rstd
         return (
@@ -259,12 +260,12 @@ class LSTMLayer(nn.Module):
             if state is None:
                 raise ValueError("give either batch_sizes or state")
             return self._step(x, *state)
-        inputs = F.linear(x, self.weight_ih, self.bias_ih + self.bias_hh)
+        inputs = linear(x, self.weight_ih, self.bias_ih + self.bias_hh)
         hiddens, cells = _PackedLSTM.apply(inputs, self.weight_hh, batch_sizes)  # type: ignore[no-untyped-call]
         return hiddens, cells
 
     def _step(self, x: Tensor, h: Tensor, c: Tensor) -> State:
-        gates = F.linear(x, self.weight_ih, self.bias_ih + self.bias_hh) + F.linear(h, self.weight_hh)
+        gates = linear(x, self.weight_ih, self.bias_ih + self.bias_hh) + linear(h, self.weight_hh)
         i, f, g, o = gates.chunk(4, 1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c
@@ -293,7 +294,7 @@ class LayerNormLSTMLayer(nn.Module):
             if state is None:
                 raise ValueError("give either batch_sizes or state")
             return self._step(x, *state)
-        inputs = self.norm_input(F.linear(x, self.weight_ih))
+        inputs = self.norm_input(linear(x, self.weight_ih))
         hiddens, cells = _PackedLayerNormLSTM.apply(  # type: ignore[no-untyped-call]
             inputs,
             self.weight_hh,
@@ -306,7 +307,7 @@ class LayerNormLSTMLayer(nn.Module):
         return hiddens, cells
 
     def _step(self, x: Tensor, h: Tensor, c: Tensor) -> State:
-        gates = self.norm_input(F.linear(x, self.weight_ih)) + self.norm_hidden(F.linear(h, self.weight_hh))
+        gates = self.norm_input(linear(x, self.weight_ih)) + self.norm_hidden(linear(h, self.weight_hh))
         i, f, g, o = gates.chunk(4, 1)
         c = self.norm_cell(f.sigmoid() * c + i.sigmoid() * g.tanh())
         return o.sigmoid() * c.tanh(), c
