@@ -62,16 +62,22 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        count = len(x)
+        if _through_onednn(x, x.numel() * len(weight)):
+            x = _padded(x)  # once: the backward pass needs it too
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        result = product(x, weight.t())
+        result = product(x, weight.t())[:count]
         return result if bias is None else result.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
-        grad_x = product(grad, weight) if ctx.needs_input_grad[0] else None
-        return grad_x, outer(grad, x), grad.sum(0) if ctx.has_bias else None
+        count, grad_bias = len(grad), grad.sum(0) if ctx.has_bias else None
+        if len(x) != count:
+            grad = _padded(grad)
+        grad_x = product(grad, weight)[:count] if ctx.needs_input_grad[0] else None
+        return grad_x, outer(grad, x), grad_bias
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

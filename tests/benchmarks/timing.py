@@ -19,12 +19,21 @@ def synchronise(device: torch.device) -> None:
 
 
 def take_turns(
-    contestants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    seldom: Mapping[str, int] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, after one round that does not count."""
+    """Seconds of each contestant in each round, after one round that does not count.
+
+    `seldom`: contestants so slow that they leave the race after so many counted rounds.
+    """
+    last = {name: (seldom or {}).get(name, rounds) for name in contestants}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, run in contestants.items():
+            if number > last[name]:
+                continue
             print(f"\r  round {number} of {rounds}: {name:<60}", end="", file=sys.stderr, flush=True)
             synchronise(device)
             start = time.perf_counter()
