@@ -1,0 +1,60 @@
+"""What every task offers to a training loop: data in, named losses and figures out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Task(Protocol):
+    """Batches, named losses and scores of one kind of training.
+
+    Losses go by name, never by position. Each is given as its sum over this worker's share of a batch, and `weights`
+    says over how much; dividing by the weight of the global batch makes it a mean, however the batch is cut up.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all losses."""
+        ...
+
+    @property
+    def primary(self) -> str:
+        """The loss that the user cares about."""
+        ...
+
+    def __len__(self) -> int:
+        """Training samples."""
+        ...
+
+    def network(self) -> nn.Module:
+        """A freshly initialised network."""
+        ...
+
+    def batch(self, indices: Sequence[int], device: torch.device, draw: int) -> Any:
+        """The training samples at `indices` (possibly none) on `device`.
+
+        What is random about a sample depends on `draw` and its own number alone, never on its batch mates.
+        """
+        ...
+
+    def weights(self, batch: Any) -> dict[str, float]:
+        """How much each loss of this batch counts."""
+        ...
+
+    def losses(self, network: Callable[..., Any], batch: Any) -> tuple[dict[str, Tensor], Any]:
+        """The named losses, each summed over this batch, and what else `figures` wants to see (without gradient)."""
+        ...
+
+    def figures(self, seen: Any) -> dict[str, float | list[float]]:
+        """Figures of an epoch's last step, from what `losses` gave along; may be empty."""
+        ...
+
+    def score_sums(self, network: nn.Module, split: str, rank: int, workers: int) -> Tensor:
+        """This worker's share of the sums that `scores` needs for `split`: (k,) float64, zeros for an empty share."""
+        ...
+
+    def scores(self, sums: Tensor) -> dict[str, float]:
+        """Figures from the sums over all workers; higher is better in each. Empty for an empty split."""
+        ...
