@@ -1,0 +1,37 @@
+"""s by a difference of loss values: two forward passes without gradient, of float32 (or wider) weights only."""
+
+import torch
+from torch import Tensor
+
+from models.errors import UserError
+from models.meltr.hypergradient.problem import Problem, difference_step
+from models.meltr.machine import Vector
+
+
+def finite_difference(problem: Problem, vector: Vector) -> Tensor:
+    """s_t = (l_t(w + e x) - l_t(w - e x)) / 2e.
+
+    Raises:
+        UserError: the losses are computed in half precision, whose rounding would drown the difference (and has been
+            seen to turn its sign).
+    """
+    machine = problem.machine
+    length = float(machine.dot(vector, vector).sqrt())
+    if length == 0:
+        return torch.zeros_like(problem.losses)
+    refuse_half_precision(machine.weights())
+    step = difference_step(machine, length)
+    values = []
+    for sign in (1, -1):
+        with machine.moved(vector, sign * step):
+            values.append(machine.values(problem.evaluate).double())
+    return (values[0] - values[1]) / (2 * step)
+
+
+def refuse_half_precision(weights: Vector) -> None:
+    """Raises UserError for weights below float32."""
+    if any(w.dtype in (torch.bfloat16, torch.float16) for w in weights):
+        raise UserError(
+            "combiner.way=finite_difference needs a float32 forward pass (in bf16 it gives the wrong sign); "
+            "set engine.precision=fp32, or combiner.way=forward_mode or per_task"
+        )

@@ -1,0 +1,113 @@
+"""The bi-level problem at one point (w, phi), and its hypergradient from T numbers (CVPR 2023, section 3.2).
+
+upper: min_phi L_pri = l_0 + gamma |M(l; phi) - sum_t l_t|;  lower: w* = argmin_w L_aux = M(l(w); phi).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from models.meltr.machine import Evaluate, Machine, Vector, add, scaled
+from models.meltr.transformer import unified_and_coefficients
+
+
+@dataclass
+class Problem:
+    """All that a scheme may look at.
+
+    Attributes:
+        evaluate: the losses of the training batch; at `losses` for the present weights.
+        graph: the shares of `evaluate` with their graph, if it may be differentiated again.
+        meta: the losses of the meta batch, of which the primary one counts; None: the training batch.
+        others: losses of further batches (StocBiO); empty: the training batch.
+        rate: alpha, the rate of the inner steps (ITD).
+        terms: how many products with the Hessian a scheme may take.
+        series_rate: the step eta of Neumann series.
+    """
+
+    machine: Machine
+    network: nn.Module
+    evaluate: Evaluate
+    losses: Tensor
+    primary: int
+    gamma: float
+    graph: Tensor | None = None
+    meta: Evaluate | None = None
+    others: list[Evaluate] = field(default_factory=list)
+    direct_regulariser_gradient: bool = True
+    rate: float = 1.0
+    terms: int = 3
+    series_rate: float = 1.0
+
+    def one_hot(self) -> Tensor:
+        """(T,): the primary loss alone."""
+        chosen = torch.zeros_like(self.losses)
+        chosen[self.primary] = 1
+        return chosen
+
+    def regulariser_weights(self, losses: Tensor) -> Tensor:
+        """(T,): gamma d|M - sum_t l_t|/dl at `losses`."""
+        unified, coefficients = unified_and_coefficients(self.network, losses)
+        return self.gamma * torch.sign(unified - losses.sum()) * (coefficients - 1)
+
+    def auxiliary_weights(self, losses: Tensor) -> Tensor:
+        """(T,): dM/dl at `losses`."""
+        return unified_and_coefficients(self.network, losses)[1]
+
+    def primary_gradient(self) -> Vector:
+        """v = dL_pri/dw at the present weights. The regulariser is always that of the training batch."""
+        regulariser = self.regulariser_weights(self.losses)
+        if self.meta is None:
+            return self.machine.gradient(self.evaluate, self.one_hot() + regulariser, self.graph)
+        vector = self.machine.gradient(self.meta, self.one_hot())
+        if self.gamma == 0:
+            return vector
+        return add(vector, self.machine.gradient(self.evaluate, regulariser, self.graph))
+
+    def hessian_vector(self, vector: Vector, evaluate: Evaluate | None = None) -> Vector:
+        """d^2 L_aux/dw^2 times `vector`, by the central difference of two gradients."""
+        machine, where = self.machine, evaluate or self.evaluate
+        length = float(machine.dot(vector, vector).sqrt())
+        if length == 0:
+            return vector
+        step = difference_step(machine, length)
+        gradients = []
+        for sign in (1, -1):
+            with machine.moved(vector, sign * step):
+                gradients.append(machine.gradient(where, self.auxiliary_weights))
+        return scaled(add(gradients[0], gradients[1], -1.0), 1 / (2 * step))
+
+
+def difference_step(machine: Machine, length: float) -> float:
+    """eps for a difference along a vector of this length: a fixed share of the weights' own length.
+
+    The share balances the truncation of a central difference (eps^2) against rounding (1/eps).
+    """
+    weights = machine.weights()
+    share = 1e-3 if all(w.dtype == torch.float32 for w in weights) else 1e-5
+    return share * max(1.0, float(machine.dot(weights, weights).sqrt())) / length
+
+
+Way = Callable[[Problem, Vector], Tensor]
+"""s_t = <x, dl_t/dw> (T,) of the training batch for a vector x."""
+
+Scheme = Callable[[Problem], tuple[Vector, float]]
+"""The vector x and a factor of the whole hypergradient."""
+
+
+def hypergradient(problem: Problem, scheme: Scheme, way: Way) -> list[Tensor]:
+    """dL_pri/dphi, one tensor a parameter of the loss network.
+
+    The only double backward goes through the loss network itself.
+    """
+    vector, factor = scheme(problem)
+    products = way(problem, vector).to(problem.losses.dtype)
+    parameters = [p for p in problem.network.parameters() if p.requires_grad]
+    unified, coefficients = unified_and_coefficients(problem.network, problem.losses, create_graph=True)
+    upper = -factor * (products.detach() * coefficients).sum()
+    if problem.direct_regulariser_gradient and problem.gamma:
+        upper = upper + problem.gamma * (unified - problem.losses.sum()).abs()
+    found = torch.autograd.grad(upper, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
