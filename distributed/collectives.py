@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class _SumOverWorkers(torch.autograd.Function):
-    """Forward: the sum over workers. Backward: the sum over workers of the incoming gradients.
+    """Forward, and forward mode: the sum over workers. Backward: the sum over workers of the incoming gradients.
 
     Every worker's result depends on every worker's input, so with a total loss that is the sum of the workers' losses
     the gradient of an input is the sum of what all workers send back.
@@ -23,6 +23,12 @@ class _SumOverWorkers(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        total = tangent.contiguous().clone()
         dist.all_reduce(total)
         return total
 

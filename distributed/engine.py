@@ -41,6 +41,7 @@ class Engine:
         exact = {name: p.detach().clone() for name, p in module.named_parameters()} if bf16 else {}
         self.lars = LARS.of(optimiser, module.parameters())
         self.config = config
+        self.device = next(module.parameters()).device
         engine, *_ = deepspeed.initialize(model=module, optimizer=self.lars, config=_deepspeed_config(config))
         self._engine: Any = engine
         self.module: nn.Module = engine.module
@@ -53,18 +54,50 @@ class Engine:
             for buffer in self.module.buffers():  # running statistics would stand still where a step is below rounding
                 buffer.data = buffer.data.float()
 
+    @property
+    def partitioned(self) -> bool:
+        """Whether the weights themselves are cut up (stage 3), so that every graph can be differentiated only once."""
+        return bool(self._engine.zero_optimization_stage() == 3)
+
     def __call__(self, *inputs: Any) -> Any:
         """The module's forward, with ZeRO's hooks."""
-        return self._engine(*inputs)
+        if self.partitioned:
+            return self._engine(*inputs)
+        # DeepSpeed's own forward hooks the outputs, and then refuses any other look at the graph than its backward;
+        # `_backward` hooks the loss instead.
+        if self._engine.zero_optimization():
+            self._engine.optimizer.clear_backward_seen_flag()
+        return self.module(*inputs)
+
+    def _backward(self, loss: Tensor) -> None:
+        """DeepSpeed averages over workers and micro-batches; what is wanted is the sum, so the loss is multiplied."""
+        whole = loss * (dist.get_world_size() * self.config.accumulation)
+        if not self.partitioned:
+            whole.register_hook(self._prologue)
+        self._engine.backward(whole)
+
+    def _prologue(self, gradient: Tensor) -> Tensor:
+        self._engine._backward_prologue()
+        return gradient
 
     def backward_and_step(self, loss: Tensor) -> None:
         """Backward of this worker's share of the loss; on the last micro-batch also the optimiser's step.
 
-        The sum of all workers' and micro-batches' losses is what is differentiated: DeepSpeed averages over both, so
-        the loss is multiplied by their number here.
+        The sum of all workers' and micro-batches' losses is what is differentiated.
         """
-        self._engine.backward(loss * (dist.get_world_size() * self.config.accumulation))
+        self._backward(loss)
         self._engine.step()
+
+    def partitioned_gradient(self, loss: Tensor) -> list[Tensor]:
+        """At stage 3, the gradient of the sum of all workers' losses, one fp32 vector a slice; no step follows."""
+        zero = self._engine.optimizer
+        zero.grad_partitions_flat_buffer.zero_()  # parameters that the loss does not reach would keep older gradients
+        self._backward(loss)
+        parameters = dict(self.module.named_parameters())
+        found = [zero.get_local_fp32_grad_for_param(parameters[s.name]) for s in self.shards.slices]
+        gradient = [g.view(-1)[: s.length].float().clone() for g, s in zip(found, self.shards.slices, strict=True)]
+        zero.zero_grad()
+        return gradient
 
     @property
     def rate(self) -> float:

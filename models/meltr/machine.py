@@ -32,6 +32,11 @@ Weights = Tensor | Callable[[Tensor], Tensor]
 class Machine(Protocol):
     """Holds the weights, and differentiates with respect to them."""
 
+    @property
+    def half_precision(self) -> bool:
+        """Whether losses are computed below float32: differences of them are then useless."""
+        ...
+
     def values(self, evaluate: Evaluate) -> Tensor:
         """(T,) loss values, without a graph, leaving running statistics as they are."""
         ...
@@ -90,6 +95,10 @@ class OneProcess:
         if not self.named:
             raise ValueError("the module has no parameter that requires a gradient")
 
+    @property
+    def half_precision(self) -> bool:
+        return any(p.dtype in (torch.bfloat16, torch.float16) for _, p in self.named)
+
     def values(self, evaluate: Evaluate) -> Tensor:
         with torch.no_grad(), frozen_statistics(self.module):
             return evaluate(self.module).detach()
@@ -116,15 +125,14 @@ class OneProcess:
 
     @contextmanager
     def moved(self, direction: Vector, step: float) -> Iterator[None]:
-        weights = self.weights()
+        # Through .data, which autograd does not watch: graphs made before stay good, because the weights come back.
+        weights = [p.data for _, p in self.named]
         kept = [weight.clone() for weight in weights]
-        with torch.no_grad():
-            torch._foreach_add_(weights, direction, alpha=step)
+        torch._foreach_add_(weights, direction, alpha=step)
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(weights, kept)
+            torch._foreach_copy_(weights, kept)
 
     def dot(self, left: Vector, right: Vector) -> Tensor:
         return torch.stack([(a.double() * b.double()).sum() for a, b in zip(left, right, strict=True)]).sum()

@@ -16,22 +16,17 @@ def finite_difference(problem: Problem, vector: Vector) -> Tensor:
             seen to turn its sign).
     """
     machine = problem.machine
+    if machine.half_precision:
+        raise UserError(
+            "combiner.way=finite_difference needs a float32 forward pass (in bf16 it gives the wrong sign); "
+            "set engine.precision=fp32, or combiner.way=forward_mode or per_task"
+        )
     length = float(machine.dot(vector, vector).sqrt())
     if length == 0:
         return torch.zeros_like(problem.losses)
-    refuse_half_precision(machine.weights())
     step = difference_step(machine, length)
     values = []
     for sign in (1, -1):
         with machine.moved(vector, sign * step):
             values.append(machine.values(problem.evaluate).double())
     return (values[0] - values[1]) / (2 * step)
-
-
-def refuse_half_precision(weights: Vector) -> None:
-    """Raises UserError for weights below float32."""
-    if any(w.dtype in (torch.bfloat16, torch.float16) for w in weights):
-        raise UserError(
-            "combiner.way=finite_difference needs a float32 forward pass (in bf16 it gives the wrong sign); "
-            "set engine.precision=fp32, or combiner.way=forward_mode or per_task"
-        )

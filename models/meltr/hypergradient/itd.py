@@ -14,6 +14,6 @@ def itd(problem: Problem) -> tuple[Vector, float]:
     machine = problem.machine
     inner = machine.gradient(problem.evaluate, problem.auxiliary_weights(problem.losses), problem.graph)
     with machine.moved(inner, -problem.rate):
-        ahead = replace(problem, losses=machine.values(problem.evaluate), graph=None)
+        ahead = replace(problem, losses=machine.values(problem.evaluate).to(problem.losses), graph=None)
         vector = ahead.primary_gradient()
     return vector, problem.rate

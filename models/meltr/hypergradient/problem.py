@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from models.errors import UserError
 from models.meltr.machine import Evaluate, Machine, Vector, add, scaled
 from models.meltr.transformer import unified_and_coefficients
 
@@ -67,8 +68,17 @@ class Problem:
         return add(vector, self.machine.gradient(self.evaluate, regulariser, self.graph))
 
     def hessian_vector(self, vector: Vector, evaluate: Evaluate | None = None) -> Vector:
-        """d^2 L_aux/dw^2 times `vector`, by the central difference of two gradients."""
+        """d^2 L_aux/dw^2 times `vector`, by the central difference of two gradients.
+
+        Raises:
+            UserError: the losses are computed in half precision.
+        """
         machine, where = self.machine, evaluate or self.evaluate
+        if machine.half_precision:
+            raise UserError(
+                "combiner.scheme: products with the Hessian need a float32 forward pass; "
+                "set engine.precision=fp32, or combiner.scheme=aid_fp_lite"
+            )
         length = float(machine.dot(vector, vector).sqrt())
         if length == 0:
             return vector
