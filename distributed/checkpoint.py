@@ -32,6 +32,7 @@ from models.data.files import atomic_path
 from models.errors import UserError
 
 MANIFEST = "manifest.json"
+LEARNED = "learned_loss.safetensors"
 FORMAT = 1
 _FOLDER = re.compile(r"step-(\d{8,})")
 
@@ -53,7 +54,17 @@ def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def save(run: Path, engine: Engine, progress: Mapping[str, Any], recipe: Mapping[str, Any]) -> Path | None:
+Learned = tuple[Mapping[str, Tensor], dict[str, object] | None]
+"""The tensors of a learned loss, and what makes sense of them."""
+
+
+def save(
+    run: Path,
+    engine: Engine,
+    progress: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    learned: Learned | None = None,
+) -> Path | None:
     """Writes a checkpoint; collective. Returns its folder, or None when it could not be written on some worker.
 
     A failure to write (a full disk, say) removes what was written and leaves older checkpoints as they are.
@@ -70,6 +81,8 @@ def save(run: Path, engine: Engine, progress: Mapping[str, Any], recipe: Mapping
             entry |= _write(folder / f"shard-{rank:05d}.safetensors", _slices(engine))
         if rank == 0:
             entry |= _write(folder / "buffers.safetensors", engine.buffers())
+            if learned is not None:
+                entry |= _write(folder / LEARNED, learned[0])
     except (OSError, SafetensorError, UserError) as error:
         problem = f"{error}"
     files: list[Any] = [None] * workers
@@ -84,6 +97,8 @@ def save(run: Path, engine: Engine, progress: Mapping[str, Any], recipe: Mapping
             "parameters": {name: list(shape) for name, shape in engine.shards.shapes.items()},
             "recipe": dict(recipe),
         }
+        if learned is not None:
+            manifest["learned_loss"] = learned[1]
         try:
             with atomic_path(folder / MANIFEST) as temporary:
                 temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -214,6 +229,21 @@ def load(checkpoint: Checkpoint, engine: Engine) -> None:
     with safe_open(checkpoint.folder / "buffers.safetensors", framework="pt") as file:
         engine.load_buffers({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     engine.lars.steps = int(checkpoint.manifest["progress"]["step"])
+
+
+def load_learned(checkpoint: Checkpoint, about: Mapping[str, object] | None = None) -> dict[str, Tensor]:
+    """The tensors of the checkpoint's learned loss (see `LearnedLoss.state`).
+
+    Raises:
+        UserError: the checkpoint has none, or (with `about`) one of other losses.
+    """
+    theirs = checkpoint.manifest.get("learned_loss")
+    if theirs is None:
+        raise UserError(f"{checkpoint.folder}: has no learned loss; train with combiner.name=meltr")
+    if about is not None and theirs["names"] != about["names"]:
+        raise UserError(f"{checkpoint.folder}: its losses are {theirs['names']}, the task's are {about['names']}")
+    with safe_open(checkpoint.folder / LEARNED, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 class _Pieces:

@@ -1,5 +1,7 @@
 """The recipe of a run: the sum of its components' configurations, checked before anything is launched."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -8,8 +10,12 @@ from pydantic import Field, model_validator
 from distributed.engine import EngineConfig
 from distributed.recipe_file import PathField
 from distributed.tracking import TrackingConfig
+from models.backbones.resnet import ResNetConfig
+from models.combiners import CombinerConfig, SingleConfig
 from models.config import StrictConfig
 from models.data.alignment_set import AlignmentDataConfig
+from models.data.classification_set import ClassificationDataConfig
+from models.meltr.config import MELTRConfig
 from models.neumatch.decoding import DecodingConfig
 from models.neumatch.network import NeuMATCHConfig
 from models.optim.lars import OptimiserConfig
@@ -28,11 +34,16 @@ class TrainingConfig(StrictConfig):
     epochs: int = Field(default=350, ge=1)
     batch_size: int = Field(default=32, ge=1)
     """Samples a step over all workers."""
-    label_smoothing: float = Field(default=0.03, ge=0, lt=1)
     evaluate_every: int = Field(default=10, ge=1)
     """Epochs between evaluations on the validation split."""
     log_every: int = Field(default=7, ge=1)
     """Steps between figures in the log."""
+
+
+class AlignmentTrainingConfig(TrainingConfig):
+    """The same, and what alignment alone has."""
+
+    label_smoothing: float = Field(default=0.03, ge=0, lt=1)
 
 
 class ScalingConfig(StrictConfig):
@@ -58,41 +69,45 @@ class CheckpointConfig(StrictConfig):
 
 
 class Recipe(StrictConfig):
-    """One run."""
+    """What the recipes of all tasks have in common; each task's own class adds its data and its model."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's folder below `storage`. The same name continues the same run."""
-    task: Literal["alignment"]
+    task: Literal["alignment", "classification"]
     seed: int = Field(default=101, ge=0)
     storage: PathField = Path("runs")
     """A folder that all nodes share."""
     init_from: PathField | None = None
     """An export whose weights the run starts from."""
-    data: AlignmentDataConfig
-    model: Annotated[NeuMATCHConfig | BaselineConfig, Field(discriminator="name")] = NeuMATCHConfig()
+    data: Any
+    model: Any = None
+    combiner: CombinerConfig = SingleConfig()
+    """How the task's losses become one."""
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig = TrainingConfig()
-    decoding: DecodingConfig = DecodingConfig()
+    decoding: Any = None
     engine: EngineConfig = EngineConfig()
     scaling: ScalingConfig = ScalingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
 
+    @classmethod
+    def variant(cls, values: Mapping[str, Any]) -> "type[Recipe]":
+        """The class of the task that a recipe's values name; this one, which refuses it, where there is none."""
+        task = values.get("task")
+        return RECIPES.get(task, cls) if isinstance(task, str) else cls
+
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _shared(self) -> Self:
         shares = self.scaling.workers * self.engine.accumulation
         if shares > self.training.batch_size:
             raise ValueError(
                 f"training.batch_size={self.training.batch_size} cannot be shared by scaling.workers="
                 f"{self.scaling.workers} x engine.accumulation={self.engine.accumulation}; use a larger batch or fewer"
             )
-        sbn = isinstance(self.model, NeuMATCHConfig) and self.model.normalisation == "sbn"
-        if sbn and self.engine.accumulation > 1:
-            raise ValueError(
-                "model.normalisation='sbn' needs the statistics of the whole batch at once: set engine.accumulation=1 "
-                "(and use more workers if memory is short)"
-            )
+        if isinstance(self.combiner, MELTRConfig):
+            _check_learned(self.combiner, self.engine)
         return self
 
     @property
@@ -107,6 +122,84 @@ class Recipe(StrictConfig):
         part["engine"].pop("zero_stage")
         part["engine"].pop("accumulation")
         part["data"].pop("root")
-        for key in ("epochs", "evaluate_every", "log_every"):  # a run may be made longer
+        for key in ("evaluate_every", "log_every"):
             part["training"].pop(key)
+        learned_decay = isinstance(self.combiner, MELTRConfig) and self.combiner.linear_decay
+        if not (learned_decay or self.schedule.linear_decay):
+            part["training"].pop("epochs")  # a run may be made longer, unless a rate falls towards its end
         return part
+
+
+def _check_learned(combiner: MELTRConfig, engine: EngineConfig) -> None:
+    """What a learned loss cannot be combined with."""
+    if combiner.way == "double_backward":
+        raise ValueError(
+            "combiner.way='double_backward' is the reference of the tests and runs outside the engine alone; "
+            "use per_task, forward_mode or finite_difference"
+        )
+    if combiner.way == "forward_mode" and engine.zero_stage == 3:
+        raise ValueError(
+            "combiner.way='forward_mode' needs whole weights on every worker, which engine.zero_stage=3 does not keep; "
+            "use combiner.way=per_task, or engine.zero_stage=2"
+        )
+    if engine.precision == "bf16" and (combiner.way == "finite_difference" or combiner.scheme not in EXACT_SCHEMES):
+        raise ValueError(
+            "differences of losses or gradients need engine.precision=fp32 (in bf16 they give the wrong sign): use it, "
+            "or combiner.scheme=aid_fp_lite with combiner.way=per_task or forward_mode"
+        )
+    if engine.accumulation > 1 and combiner.meta_fraction < 1:
+        raise ValueError("combiner.meta_fraction below 1 needs engine.accumulation=1")
+
+
+EXACT_SCHEMES = ("aid_fp_lite", "itd")
+"""Those that take no product with the Hessian."""
+
+
+class AlignmentRecipe(Recipe):
+    """NeuMATCH, or a plain aligner to score."""
+
+    task: Literal["alignment"]
+    data: AlignmentDataConfig
+    model: Annotated[NeuMATCHConfig | BaselineConfig, Field(discriminator="name")] = NeuMATCHConfig()
+    training: AlignmentTrainingConfig = AlignmentTrainingConfig()
+    decoding: DecodingConfig = DecodingConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        sbn = isinstance(self.model, NeuMATCHConfig) and self.model.normalisation == "sbn"
+        if sbn and self.engine.accumulation > 1:
+            raise ValueError(
+                "model.normalisation='sbn' needs the statistics of the whole batch at once: set engine.accumulation=1 "
+                "(and use more workers if memory is short)"
+            )
+        if isinstance(self.combiner, MELTRConfig):
+            raise ValueError("combiner.name='meltr' needs a task with several losses; alignment has one: use single")
+        return self
+
+
+class ClassificationRecipe(Recipe):
+    """Images into classes, with the losses classification, mixup and rotation."""
+
+    task: Literal["classification"]
+    data: ClassificationDataConfig = ClassificationDataConfig()
+    model: ResNetConfig = ResNetConfig()
+    decoding: None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.engine.accumulation > 1:
+            raise ValueError(
+                "model.name='resnet' normalises over the whole batch at once: set engine.accumulation=1 "
+                "(and use more workers if memory is short)"
+            )
+        if self.init_from is not None:
+            raise ValueError("init_from reads exports of alignment runs; this task has none yet")
+        return self
+
+
+RECIPES: dict[str, type[Recipe]] = {"alignment": AlignmentRecipe, "classification": ClassificationRecipe}
+
+
+def recipe_from_json(text: str) -> Recipe:
+    """The recipe that `model_dump_json` wrote."""
+    return Recipe.variant(json.loads(text)).model_validate_json(text)

@@ -1,9 +1,7 @@
 """What each worker does: the training loop, from the newest checkpoint to the last epoch."""
 
-import json
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,22 +11,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distributed import checkpoint
+from distributed.batches import Batches, Losses
 from distributed.collectives import WorldCollectives
-from distributed.config import Recipe
+from distributed.combining import Combiner, Step
+from distributed.config import Recipe, recipe_from_json
 from distributed.engine import Engine
 from distributed.export import read_export
+from distributed.machine import EngineMachine
 from distributed.progress import Progress
-from distributed.sampler import batches_in_epoch, global_batch, share
+from distributed.tasks import load_task
 from distributed.tracking import Tracker
-from models.data.alignment_set import load_examples
-from models.data.examples import Example
 from models.errors import UserError
-from models.neumatch.network import NeuMATCH, NeuMATCHConfig
-from models.neumatch.samples import Preprocessors
+from models.meltr.bilevel import MetaBatches
+from models.meltr.config import MELTRConfig
 from models.optim.schedule import PlateauState, after_epoch, rate_factor
-from models.tasks.alignment import AlignmentTask, stack_statistics
-
-COMPONENTS = ("video_stack", "text_stack", "action_matched_stacks", "fc")
+from models.tasks.task import Task
 
 
 @dataclass
@@ -56,76 +53,99 @@ class RunState:
         return cls(**{**values, "plateau": PlateauState(**values["plateau"])})
 
 
-def build_task(recipe: Recipe, preprocessors: Preprocessors) -> AlignmentTask:
-    """The task that a recipe names."""
-    if not isinstance(recipe.model, NeuMATCHConfig):
-        raise UserError(f"model.name={recipe.model.name} needs no training run: use `python -m distributed.evaluate`")
-    return AlignmentTask(recipe.model, preprocessors, recipe.data.longest, recipe.training.label_smoothing)
-
-
 class Trainer:
     """One worker's part of a run."""
 
-    def __init__(self, recipe: Recipe, examples: Mapping[str, list[Example]], preprocessors: Preprocessors) -> None:
+    def __init__(self, recipe: Recipe, task: Task) -> None:
         """Needs an initialised torch.distributed process group."""
-        self.recipe, self.examples = recipe, examples
+        self.recipe, self.task = recipe, task
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
         cuda = torch.cuda.is_available()
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-        self.task = build_task(recipe, preprocessors)
-        self.task.prepare(examples["train"])
-        if not self.task.samples:
+        if not len(task):
             raise UserError("the training split is empty: there is nothing to train on")
         torch.manual_seed(recipe.seed)  # the same initial weights on every worker
-        network = self.task.network()
+        network = task.network()
         if recipe.init_from is not None:
             network.load_state_dict(read_export(recipe.init_from, recipe.model).weights)
         self.collectives = WorldCollectives()
         network.synchronise(self.collectives)
         self.engine = Engine(network.to(self.device), recipe.engine, recipe.optimiser)
-        self.state = RunState()
-        self.batches = batches_in_epoch(len(self.task.samples), recipe.training.batch_size)
-        layers = list(self.engine.shards.shapes)
-        self.component = torch.tensor([COMPONENTS.index(NeuMATCH.component_of(name)) for name in layers])
+        self.machine = EngineMachine(self.engine)
+        self.combiner = Combiner(recipe.combiner, task, recipe.seed, self.device)
+        place = (self.rank, self.workers)
+        self.sampler = Batches(task, recipe.seed, recipe.training.batch_size, place, self.collectives, self.device)
+        if isinstance(recipe.combiner, MELTRConfig) and recipe.combiner.meta_data == "held_out":
+            self.sampler.hold_out(recipe.combiner.held_out_fraction)
+        self.state, self.figures = RunState(), dict[str, float]()
+        self.batches = self.sampler.in_epoch
+        parts = [task.component(name) for name in self.engine.shards.shapes]
+        self.components = list(dict.fromkeys(parts))
+        self.component = torch.tensor([self.components.index(part) for part in parts])
         self.norms: list[Tensor] = []
         found = checkpoint.newest(recipe.folder, warn=self.rank == 0)
         if found is not None:
             checkpoint.check_recipe(found, recipe.trajectory())
             checkpoint.load(found, self.engine)
             self.state = RunState.from_json(found.manifest["progress"])
+            if self.combiner.learned is not None:
+                self.combiner.learned.load(checkpoint.load_learned(found, self.combiner.about()), self.state.step)
 
     @property
     def total_steps(self) -> int:
         return self.recipe.training.epochs * self.batches
 
     def train_step(self) -> tuple[float, Any]:
-        """One optimiser step on the next global batch -> its mean loss over the global batch."""
+        """One optimiser step on the next global batch -> its combined loss (a mean over the global batch), and what
+        the network saw. `figures` holds the step's losses and coefficients by name."""
         recipe, state, engine = self.recipe, self.state, self.engine
-        rows = global_batch(len(self.task.samples), recipe.training.batch_size, recipe.seed, state.epoch, state.batch)
-        parts = engine.config.accumulation
-        micros = [
-            self.task.batch(share(rows, self.rank, self.workers, micro, parts), self.device) for micro in range(parts)
-        ]
-        weight = self._sum([sum(self.task.weights(micro)[self.task.primary] for micro in micros)])[0]
-        engine.rate = recipe.optimiser.eta * rate_factor(recipe.schedule, state.plateau, state.step)
-        torch.manual_seed((recipe.seed * 1_000_003 + state.step) % 2**63)
-        total, encoded = 0.0, None
-        for micro in micros:
-            losses, encoded = self.task.losses(engine, micro)
-            loss = losses[self.task.primary] / weight
-            (mean,) = self._sum([float(loss.detach())])
-            if not math.isfinite(mean):
-                raise self._diverged(f"loss {self.task.primary!r} is {mean}")
-            try:
-                engine.backward_and_step(loss)
-            except FloatingPointError as error:
-                raise self._diverged(str(error)) from error
-            total += mean
+        batch = self.sampler.at(state.step, engine.config.accumulation)
+        engine.rate = recipe.optimiser.eta * rate_factor(recipe.schedule, state.plateau, state.step, self.total_steps)
+        try:
+            step = self._accumulated(batch) if len(batch.parts) > 1 else self._at_once(batch)
+        except UserError as error:
+            raise self._diverged(str(error)) from error
+        except FloatingPointError as error:
+            raise self._diverged(str(error)) from error
+        weight = float(batch.weights[self.task.names.index(self.task.primary)])
+        self.figures = step.figures
         state.step += 1
         state.batch += 1
-        state.loss_sum += total * weight
+        state.loss_sum += step.combined * weight
         state.loss_weight += weight
-        return total, encoded
+        return step.combined, batch.seen
+
+    def _combine(self, batch: Losses, graph: Tensor | None, losses: Tensor) -> Step:
+        recipe, step = self.recipe, self.state.step
+        decay = 1.0
+        meta: Callable[[], MetaBatches] = MetaBatches
+        if isinstance(recipe.combiner, MELTRConfig):
+            decay = 1 - step / self.total_steps if recipe.combiner.linear_decay else 1.0
+            meta = self.sampler.meta(recipe.combiner, step)
+        return self.combiner.step(self.machine, batch, graph, losses, self.engine.rate, decay, meta)
+
+    def _at_once(self, batch: Losses) -> Step:
+        learned = self.combiner.learned
+        due = learned is not None and learned.meta_due
+        graph = batch.part(self.engine, 0)
+        step = self._combine(batch, graph, self.machine.total(graph))
+        if due and self.engine.partitioned:  # the meta step went backward through other graphs since
+            graph = batch.part(self.engine, 0)
+        self.engine.backward_and_step((step.coefficients.to(graph) * graph).sum())
+        return step
+
+    def _accumulated(self, batch: Losses) -> Step:
+        """A learned loss needs all losses before the first backward pass: it takes a look without gradients first."""
+        step = None
+        if self.combiner.learned is not None:
+            step = self._combine(batch, None, self.machine.values(batch))
+        losses = torch.zeros(len(self.task.names), dtype=torch.float64, device=self.device)
+        for number in range(len(batch.parts)):
+            graph = batch.part(self.engine, number)
+            losses += self.machine.total(graph)
+            now = step or self._combine(batch, graph, losses)
+            self.engine.backward_and_step((now.coefficients.to(graph) * graph).sum())
+        return now
 
     def _diverged(self, what: str) -> UserError:
         return UserError(
@@ -138,39 +158,38 @@ class Trainer:
         self.collectives.sum_in_place(numbers)
         return numbers.tolist()
 
-    def epoch_figures(self, encoded: Any) -> dict[str, float | list[float]]:
-        """Ends an epoch: its mean loss, ||w||/||gradient|| by component (Table 3), and the stacks (Figure 5)."""
-        state = self.state
+    def epoch_figures(self, seen: Any) -> dict[str, float | list[float]]:
+        """Ends an epoch: its mean loss, ||w||/||gradient|| by component (Table 3), and the task's own figures."""
+        state, count = self.state, len(self.components)
         loss = state.loss_sum / state.loss_weight
         figures: dict[str, float | list[float]] = {"epoch": state.epoch + 1, "epoch_loss": loss}
         if self.norms:
             squares = torch.stack(self.norms).cpu().square()  # (steps, layers, 2)
-            by_component = torch.zeros(len(squares), len(COMPONENTS), 2, dtype=squares.dtype)
+            by_component = torch.zeros(len(squares), count, 2, dtype=squares.dtype)
             by_component.index_add_(1, self.component, squares)
             ratio = (by_component[..., 0] / by_component[..., 1].clamp(min=1e-30)).sqrt().mean(0)
-            figures |= {f"ratio/{name}": value for name, value in zip(COMPONENTS, ratio.tolist(), strict=True)}
-        figures |= stack_statistics(encoded)
+            figures |= {f"ratio/{name}": value for name, value in zip(self.components, ratio.tolist(), strict=True)}
+        figures |= self.task.figures(seen)
         self.norms.clear()
         state.plateau = after_epoch(self.recipe.schedule, state.plateau, loss)
         state.epoch, state.batch, state.loss_sum, state.loss_weight = state.epoch + 1, 0, 0.0, 0.0
         return figures
 
     def evaluate(self, split: str = "validation") -> dict[str, float]:
-        """Scores the model as it is now; every worker decodes its share of the movies. Collective."""
+        """Scores the model as it is now; every worker scores its share. Collective."""
         network = self.task.network().to(self.device)
         network.load_state_dict(self.engine.weights())
-        mine = self.examples[split][self.rank :: self.workers]
-        sums = torch.zeros(3, dtype=torch.float64)
-        if mine:
-            sums = self.task.score_sums(network, mine, self.recipe.decoding)
-        accuracy, iou, movies = self._sum(sums.tolist())
-        if not movies:
-            return {}
-        return {f"{split}/video_accuracy": accuracy / movies, f"{split}/text_iou": iou / movies}
+        sums = self._sum(self.task.score_sums(network, split, self.rank, self.workers).tolist())
+        scores = self.task.scores(torch.tensor(sums, dtype=torch.float64))
+        return {f"{split}/{name}": value for name, value in scores.items()}
 
     def save(self) -> Path | None:
         """Writes a checkpoint and drops the ones that are no longer kept. Collective."""
-        folder = checkpoint.save(self.recipe.folder, self.engine, self.state.to_json(), self.recipe.trajectory())
+        learned = None
+        if (phi := self.combiner.state()) is not None:
+            learned = (phi, self.combiner.about())
+        progress, trajectory = self.state.to_json(), self.recipe.trajectory()
+        folder = checkpoint.save(self.recipe.folder, self.engine, progress, trajectory, learned)
         if folder is not None and self.rank == 0:
             state, keep = self.state, self.recipe.checkpoint.keep
             checkpoint.prune(self.recipe.folder, keep, state.best_step, state.step)
@@ -184,7 +203,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """
     import ray.train.torch
 
-    recipe = Recipe.model_validate_json(settings["recipe"])
+    recipe = recipe_from_json(settings["recipe"])
     scaling = recipe.scaling
     torch.set_num_threads(scaling.threads_per_worker or max(1, int(scaling.cpus_per_worker)))
     if torch.cuda.is_available():
@@ -197,7 +216,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 def run(recipe: Recipe) -> dict[str, Any]:
     """Trains to the end -> the last figures."""
-    trainer = Trainer(recipe, *_load(recipe))
+    trainer = Trainer(recipe, _load(recipe))
     state, training = trainer.state, recipe.training
     tracker = None
     if trainer.rank == 0:
@@ -218,7 +237,9 @@ def run(recipe: Recipe) -> dict[str, Any]:
             trainer.norms.append(trainer.engine.lars.norms)
         figures: dict[str, float | list[float]] = {}
         if state.step % training.log_every == 0 or training.log_every == 1:
-            figures |= {"loss": loss, "rate": trainer.engine.rate}
+            figures |= {"loss": loss, "rate": trainer.engine.rate, **trainer.figures}
+        elif trainer.combiner.learned is not None:  # what a learned loss does is of interest at every step
+            figures |= trainer.figures
         ended = state.batch == trainer.batches
         if ended:
             figures |= trainer.epoch_figures(encoded)
@@ -248,19 +269,18 @@ def run(recipe: Recipe) -> dict[str, Any]:
     return {"step": state.step, **state.figures, **_best(recipe, state)}
 
 
-def _load(recipe: Recipe) -> tuple[dict[str, list[Example]], Preprocessors]:
-    """The data on this worker; if any worker cannot read it, all of them stop with its message. Collective."""
-    problem, examples, preprocessors = "", None, None
+def _load(recipe: Recipe) -> Task:
+    """The task on this worker; if any worker cannot read its data, all of them stop with its message. Collective."""
+    problem, task = "", None
     try:
-        examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
-        preprocessors = read_preprocessors(recipe.folder)
+        task = load_task(recipe)
     except UserError as error:
         problem = f"worker {dist.get_rank()}: {error}"
     problems: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(problems, problem)
-    if examples is None or preprocessors is None or any(problems):
+    if task is None or any(problems):
         raise UserError(next(text for text in problems if text))
-    return examples, preprocessors
+    return task
 
 
 def _best(recipe: Recipe, state: RunState) -> dict[str, Any]:
@@ -279,13 +299,3 @@ def report(trainer: Trainer, folder: Path | None) -> None:
 
     figures = {"step": trainer.state.step, "epoch": trainer.state.epoch, **trainer.state.figures}
     ray.train.report({**figures, "checkpoint": str(folder) if folder is not None else None})
-
-
-def read_preprocessors(run_folder: Path) -> Preprocessors:
-    """What `distributed.train` fitted before the launch."""
-    return Preprocessors.from_file(run_folder / "preprocessing.safetensors")
-
-
-def json_of(recipe: Recipe) -> str:
-    """The recipe as the workers get it."""
-    return json.dumps(recipe.model_dump(mode="json"))

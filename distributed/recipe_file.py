@@ -44,6 +44,8 @@ def load_recipe(path: Path, overrides: Sequence[str], schema: type[T]) -> T:
         raise UserError(f"{file}:1: expected {_expected(schema)}; found {_shown(values)}")
     for override in overrides:
         _apply(override, values, lines, file)
+    if isinstance(variant := getattr(schema, "variant", None), types.MethodType):  # one class a kind of recipe
+        schema = variant(values)
     try:
         # JSON is how pydantic's strict mode takes lists for tuples, text for paths and integers for floats.
         return schema.model_validate_json(json.dumps(values))

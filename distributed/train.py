@@ -16,15 +16,11 @@ from typing import Any, cast
 from distributed import checkpoint
 from distributed.command import main_of
 from distributed.config import Recipe
-from distributed.export import read_export
-from distributed.loop import build_task, json_of, read_preprocessors, train_worker
+from distributed.loop import train_worker
 from distributed.recipe_file import dump_recipe, load_recipe
-from models.data.alignment_set import load_examples
-from models.data.examples import Example
+from distributed.tasks import prepare_task
 from models.data.files import atomic_path
 from models.errors import UserError
-from models.neumatch.network import NeuMATCHConfig
-from models.neumatch.samples import Preprocessors
 
 
 def prepare(recipe: Recipe) -> None:
@@ -36,33 +32,9 @@ def prepare(recipe: Recipe) -> None:
     found = checkpoint.newest(recipe.folder, warn=False)
     if found is not None:
         checkpoint.check_recipe(found, recipe.trajectory())
-    initial = read_export(recipe.init_from, recipe.model) if recipe.init_from is not None else None
-    examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
-    if not examples["train"]:
-        raise UserError("the training split is empty: there is nothing to train on")
-    fitted: Path | None = None  # where what was fitted comes from, if not from this data
-    if found is not None:
-        fitted, preprocessors = recipe.folder, read_preprocessors(recipe.folder)
-    elif initial is not None:
-        fitted, preprocessors = recipe.init_from, initial.preprocessors
-    else:
-        preprocessors = _fit(recipe, examples)
-    build_task(recipe, preprocessors)
-    try:
-        preprocessors.apply(examples["train"][0])
-    except UserError as error:
-        raise UserError(f"{fitted}: {error}; use data with features like those it began with") from None
-    if found is None:
-        preprocessors.to_file(recipe.folder / "preprocessing.safetensors")
+    prepare_task(recipe)
     with atomic_path(recipe.folder / "recipe.yaml") as temporary:
         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
-
-
-def _fit(recipe: Recipe, examples: Mapping[str, list[Example]]) -> Preprocessors:
-    if not isinstance(recipe.model, NeuMATCHConfig):
-        raise UserError(f"model.name={recipe.model.name} needs no training run: use `python -m distributed.evaluate`")
-    target = recipe.model.width if recipe.model.projection == "rp" else None
-    return Preprocessors.fit(examples["train"], target, recipe.seed)
 
 
 def launch(recipe: Recipe) -> dict[str, Any]:
@@ -88,7 +60,7 @@ def launch(recipe: Recipe) -> dict[str, Any]:
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
     trainer = TorchTrainer(
         cast(Callable[[dict[str, Any]], None], train_worker),  # what it returns comes back as `return_value`
-        train_loop_config={"recipe": json_of(recipe)},
+        train_loop_config={"recipe": recipe.model_dump_json()},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=scaling.collective_timeout_s),
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.workers, use_gpu=gpus > 0, resources_per_worker=resources

@@ -201,8 +201,46 @@ def test_imports_run_one_way() -> None:
     ] == []
 
 
+RESTRICTED_UNPICKLERS = {Path("models/data/cifar.py")}
+"""Official archives come as pickles. These files read them with an unpickler that looks no name up."""
+
+
 def test_nothing_is_unpickled() -> None:
-    assert [fault for path, tree in read_modules() for fault in report(path, unsafe_loading(tree))] == []
+    faults = []
+    for path, tree in read_modules():
+        restricted = path in RESTRICTED_UNPICKLERS and unpicklers_are_restricted(tree)
+        faults += [f for f in report(path, unsafe_loading(tree)) if not (restricted and "pickle runs code" in f)]
+    assert faults == []
+
+
+def unpicklers_are_restricted(tree: ast.Module) -> bool:
+    """Of pickle only `Unpickler` is imported, and only as the base of classes with a `find_class` of their own."""
+    imported = [
+        a.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "pickle"
+        for a in node.names
+    ]
+    whole = any(a.name == "pickle" for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names)
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    bases = [base for node in classes for base in node.bases if isinstance(base, ast.Name) and base.id == "Unpickler"]
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "Unpickler"]
+    derived = [node for node in classes if any(base in node.bases for base in bases)]
+    own = all(any(isinstance(f, ast.FunctionDef) and f.name == "find_class" for f in node.body) for node in derived)
+    return imported == ["Unpickler"] and not whole and bool(derived) and len(uses) == len(bases) and own
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "from pickle import Unpickler\nUnpickler(file).load()",
+        "from pickle import Unpickler\nclass Open(Unpickler):\n    pass",
+    ],
+)
+def test_an_open_unpickler_is_found(text: str) -> None:
+    assert not unpicklers_are_restricted(ast.parse(text))
 
 
 def test_no_error_is_swallowed() -> None:

@@ -1,4 +1,4 @@
-"""The learning rate: linear warm-up, then halved whenever the training loss stops improving (spec section 5)."""
+"""The learning rate: warm-up, then halved when the training loss stops improving, or falling linearly to zero."""
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ class ScheduleConfig(StrictConfig):
     plateau_epochs: int = Field(default=10, ge=1)
     plateau_factor: float = Field(default=0.5, gt=0, le=1)
     """1 switches the plateau rule off."""
+    linear_decay: bool = False
+    """Whether the rate also falls linearly, to zero at the end of the run (MELTR's schedule)."""
 
 
 class PlateauState(StrictConfig):
@@ -34,8 +36,9 @@ def after_epoch(config: ScheduleConfig, state: PlateauState, loss: float) -> Pla
     return PlateauState(scale=state.scale * config.plateau_factor, best=state.best)
 
 
-def rate_factor(config: ScheduleConfig, state: PlateauState, step: int) -> float:
-    """What the base rate is multiplied with at `step` (counted from 0)."""
+def rate_factor(config: ScheduleConfig, state: PlateauState, step: int, total: int) -> float:
+    """What the base rate is multiplied with at `step` (counted from 0) of `total`."""
+    left = 1 - step / total if config.linear_decay else 1.0
     if step >= config.warmup_steps:
-        return state.scale
-    return state.scale * (config.warmup_from + (1 - config.warmup_from) * step / config.warmup_steps)
+        return state.scale * left
+    return state.scale * left * (config.warmup_from + (1 - config.warmup_from) * step / config.warmup_steps)

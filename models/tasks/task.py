@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Task(Protocol):
@@ -28,8 +28,8 @@ class Task(Protocol):
         """Training samples."""
         ...
 
-    def network(self) -> nn.Module:
-        """A freshly initialised network."""
+    def network(self) -> Any:
+        """A freshly initialised module; `synchronise(collectives)` shares its batch statistics among workers."""
         ...
 
     def batch(self, indices: Sequence[int], device: torch.device, draw: int) -> Any:
@@ -51,7 +51,11 @@ class Task(Protocol):
         """Figures of an epoch's last step, from what `losses` gave along; may be empty."""
         ...
 
-    def score_sums(self, network: nn.Module, split: str, rank: int, workers: int) -> Tensor:
+    def component(self, parameter: str) -> str:
+        """The part of the network that a parameter belongs to, for figures that are given by part."""
+        ...
+
+    def score_sums(self, network: Any, split: str, rank: int, workers: int) -> Tensor:
         """This worker's share of the sums that `scores` needs for `split`: (k,) float64, zeros for an empty share."""
         ...
 

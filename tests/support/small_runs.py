@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from distributed.config import Recipe
+from distributed.config import AlignmentRecipe
 from models.data.features import write_features
 from models.data.synthetic import generate_movies
 from models.data.yms import read_yms
@@ -58,6 +58,6 @@ def recipe_values(data: Path, storage: Path, changes: Mapping[str, Any]) -> dict
     return values
 
 
-def small_recipe(data: Path, storage: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+def small_recipe(data: Path, storage: Path, changes: Mapping[str, Any] | None = None) -> AlignmentRecipe:
     """The recipe of a tiny network on `small_data` below `data`."""
-    return Recipe.model_validate(recipe_values(data, storage, changes or {}), strict=False)
+    return AlignmentRecipe.model_validate(recipe_values(data, storage, changes or {}), strict=False)

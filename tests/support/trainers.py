@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from distributed.config import Recipe
+from distributed.config import AlignmentRecipe, Recipe
 from distributed.loop import Trainer
+from distributed.tasks import alignment_task, load_task
 from distributed.train import prepare
 from models.data.alignment_set import load_examples
 from models.neumatch.samples import Preprocessors
@@ -23,14 +24,16 @@ class Course(NamedTuple):
 
 def new_trainer(recipe: Recipe) -> Trainer:
     """This worker's trainer, from the run's newest checkpoint if there is one."""
+    if not isinstance(recipe, AlignmentRecipe):
+        return Trainer(recipe, load_task(recipe))
     examples = load_examples(recipe.data)
     width = recipe.model.width if recipe.model.name == "neumatch" and recipe.model.projection == "rp" else None
-    return Trainer(recipe, examples, Preprocessors.fit(examples["train"], width, recipe.seed))
+    return Trainer(recipe, alignment_task(recipe, examples, Preprocessors.fit(examples["train"], width, recipe.seed)))
 
 
 def run_to(trainer: Trainer, step: int) -> Course:
     """Trains until `step` steps are done, as `distributed.loop.run` does; what this call alone added."""
-    course = Course([], [], len(trainer.task.samples))
+    course = Course([], [], len(trainer.task))
     while trainer.state.step < step:
         loss, encoded = trainer.train_step()
         course.losses.append(loss)
@@ -54,12 +57,15 @@ def train_and_save(recipe: Recipe, save_after: Sequence[int], steps: int) -> Cou
     trainer = new_trainer(recipe)
     if trainer.rank == 0:
         prepare(recipe)
-    course = Course([], [], len(trainer.task.samples))
+    course = Course([], [], len(trainer.task))
     for number, at in enumerate(save_after):
         course.losses.extend(run_to(trainer, at).losses)
         if number == max(0, len(save_after) - 2):
             trainer.state.figures = trainer.evaluate()
-            trainer.state.best, trainer.state.best_step = sum(trainer.state.figures.values()) / 2, at
+            trainer.state.best, trainer.state.best_step = (
+                sum(trainer.state.figures.values()) / len(trainer.state.figures),
+                at,
+            )
         trainer.save()
     course.losses.extend(run_to(trainer, steps).losses)
     return course

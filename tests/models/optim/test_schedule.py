@@ -28,7 +28,7 @@ def test_plateau_is_torchs(losses: list[float], patience: int, factor: float) ->
         state = after_epoch(config, state, loss)
         if factor < 1:
             theirs.step(loss)
-        assert rate_factor(config, state, 0) == optimiser.param_groups[0]["lr"]
+        assert rate_factor(config, state, 0, 100) == optimiser.param_groups[0]["lr"]
 
 
 def test_halves_after_ten_epochs_without_improvement() -> None:
@@ -37,18 +37,24 @@ def test_halves_after_ten_epochs_without_improvement() -> None:
     seen = []
     for _ in range(22):
         state = after_epoch(config, state, 1.0)
-        seen.append(rate_factor(config, state, 123))
+        seen.append(rate_factor(config, state, 123, 100))
     assert seen == [1.0] * 10 + [0.5] * 11 + [0.25]
     assert after_epoch(config, state, 0.9) == PlateauState(scale=0.25, best=0.9)
 
 
 def test_warm_up() -> None:
     config = ScheduleConfig(warmup_steps=9)
-    factors = [rate_factor(config, PlateauState(), step) for step in range(12)]
+    factors = [rate_factor(config, PlateauState(), step, 100) for step in range(12)]
     assert factors == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0])
-    assert rate_factor(config, PlateauState(scale=0.5), 0) == pytest.approx(0.05)
-    assert rate_factor(ScheduleConfig(), PlateauState(), 0) == 1
-    assert rate_factor(ScheduleConfig(warmup_steps=2, warmup_from=0.5), PlateauState(), 1) == pytest.approx(0.75)
+    assert rate_factor(config, PlateauState(scale=0.5), 0, 100) == pytest.approx(0.05)
+    assert rate_factor(ScheduleConfig(), PlateauState(), 0, 100) == 1
+    assert rate_factor(ScheduleConfig(warmup_steps=2, warmup_from=0.5), PlateauState(), 1, 100) == pytest.approx(0.75)
+
+
+def test_linear_decay() -> None:
+    config = ScheduleConfig(warmup_steps=2, linear_decay=True)
+    factors = [rate_factor(config, PlateauState(scale=0.5), step, 5) for step in range(5)]
+    assert factors == pytest.approx([0.05, 0.22, 0.3, 0.2, 0.1])
 
 
 def test_state_goes_through_a_file() -> None:

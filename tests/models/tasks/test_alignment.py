@@ -36,11 +36,16 @@ def movies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Example]]
     return {split: [example(name) for name in names] for split, names in read_splits(folder, read).items()}
 
 
-def made(movies: dict[str, list[Example]], projection: str = "rp", normalisation: str = "none") -> AlignmentTask:
+def made(
+    movies: dict[str, list[Example]],
+    projection: str = "rp",
+    normalisation: str = "none",
+    decoding: DecodingConfig | None = None,
+) -> AlignmentTask:
     config = NeuMATCHConfig.model_validate({"width": 8, "projection": projection, "normalisation": normalisation})
     preprocessors = Preprocessors.fit(movies["train"], 8 if projection == "rp" else None, 0)
-    task = AlignmentTask(config, preprocessors, longest=12, smoothing=0.03)
-    task.prepare(movies["train"])
+    task = AlignmentTask(config, preprocessors, longest=12, smoothing=0.03, decoding=decoding)
+    task.prepare(movies)
     return task
 
 
@@ -96,26 +101,29 @@ def test_a_share_without_samples(movies: dict[str, list[Example]]) -> None:
     losses, _ = task.losses(task.network(), batch)
     assert float(losses["actions"].detach()) == 0
     assert task.weights(batch) == {"actions": 0.0}
-    assert torch.equal(task.score_sums(task.network(), [], DecodingConfig()), torch.zeros(3, dtype=torch.float64))
+    sums = task.score_sums(task.network(), "validation", rank=1, workers=2)  # of one movie
+    assert torch.equal(sums, torch.zeros(3, dtype=torch.float64))
+    assert task.scores(sums) == {}
 
 
 @pytest.mark.parametrize("decoding", [DecodingConfig(), DecodingConfig(method="beam", width=2)], ids=["greedy", "beam"])
 def test_scores_are_those_of_the_metrics(movies: dict[str, list[Example]], decoding: DecodingConfig) -> None:
-    task = made(movies)
+    chosen = movies["validation"] + movies["test"]
+    task = made({**movies, "test": chosen}, decoding=decoding)
     torch.manual_seed(0)
     network = task.network()
-    chosen = movies["validation"] + movies["test"]
     alignments = align(network, [task.preprocessors.apply(example) for example in chosen], decoding)
     expected = score([example.movie for example in chosen], alignments)
-    sums = task.score_sums(network, chosen, decoding)
+    sums = task.score_sums(network, "test")
     assert sums.dtype == torch.float64
     assert sums[2] == len(chosen)
-    torch.testing.assert_close(
-        sums[:2] / sums[2], torch.tensor([expected.video_accuracy, expected.text_iou], dtype=torch.float64)
-    )
+    assert task.scores(sums) == {
+        "video_accuracy": pytest.approx(expected.video_accuracy),
+        "text_iou": pytest.approx(expected.text_iou),
+    }
     # Workers may score a share each.
-    parts = task.score_sums(network, chosen[:1], decoding) + task.score_sums(network, chosen[1:], decoding)
-    torch.testing.assert_close(parts, sums)
+    parts = [task.score_sums(network, "test", rank, 2) for rank in range(2)]
+    torch.testing.assert_close(parts[0] + parts[1], sums)
 
 
 @pytest.mark.parametrize("normalisation", ["none", "sbn", "2xln", "4xln"])

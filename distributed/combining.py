@@ -1,0 +1,99 @@
+"""From named losses to one step, over the global batch: fixed coefficients, or a learned loss."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from distributed.machine import EngineMachine
+from models.combiners import CombinerConfig, fixed_coefficients
+from models.errors import UserError
+from models.meltr.bilevel import LearnedLoss, MetaBatches
+from models.meltr.config import MELTRConfig
+from models.meltr.machine import Evaluate
+from models.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step knows of its losses."""
+
+    coefficients: Tensor
+    """(T,) of the losses' means."""
+    combined: float
+    """The number to watch: what is minimised with fixed coefficients, else the plain sum of the losses."""
+    figures: dict[str, float]
+    """For the log: each loss, and with a learned loss c_t = dM/dl_t, M and the hypergradient's norm."""
+
+
+class Combiner:
+    """Checks the losses of a step and gives their coefficients; the same on every worker."""
+
+    def __init__(self, config: CombinerConfig, task: Task, seed: int, device: torch.device) -> None:
+        self.names = task.names
+        self.learned: LearnedLoss | None = None
+        if isinstance(config, MELTRConfig):
+            self.learned = LearnedLoss(config, task.names, task.primary, seed, device)
+        else:
+            self.fixed = fixed_coefficients(config, task.names, task.primary).to(device)
+
+    def step(
+        self,
+        machine: EngineMachine,
+        evaluate: Evaluate,
+        graph: Tensor | None,
+        losses: Tensor,
+        rate: float,
+        decay: float,
+        meta: Callable[[], MetaBatches],
+    ) -> Step:
+        """`losses` (T,): means over the global batch; `graph`: this worker's shares of them; `rate`: of the inner step.
+
+        Raises:
+            UserError: a loss is not finite (the same error on all workers), or phi differs between workers.
+        """
+        values = losses.tolist()
+        for name, value in zip(self.names, values, strict=True):
+            if not math.isfinite(value):
+                raise UserError(f"loss {name!r} is {value}")
+        figures = {f"loss/{name}": value for name, value in zip(self.names, values, strict=True)}
+        if self.learned is None:
+            combined = float((self.fixed.double() * losses.double()).sum())
+            return Step(self.fixed, combined, figures if len(values) > 1 else {})
+        try:
+            found = self.learned.combine(machine, evaluate, graph, losses, rate, decay, meta)
+        except FloatingPointError as error:
+            raise UserError(f"{error}") from error
+        if found.hypergradient_norm is not None:
+            _check_agreement(self.learned)
+            figures["hypergradient_norm"] = found.hypergradient_norm
+        coefficients = found.coefficients.tolist()
+        figures |= {f"coefficient/{name}": c for name, c in zip(self.names, coefficients, strict=True)}
+        # M moves with phi as well: the plain sum is what can be compared from step to step.
+        return Step(found.coefficients, sum(values), {**figures, "unified": found.unified})
+
+    def state(self) -> Mapping[str, Tensor] | None:
+        """phi and its optimiser; None with fixed coefficients."""
+        return None if self.learned is None else self.learned.state()
+
+    def about(self) -> dict[str, object] | None:
+        """What is needed to make sense of `state`."""
+        if self.learned is None:
+            return None
+        config = self.learned.config.model_dump(mode="json")
+        return {"names": list(self.names), "primary": self.names[self.learned.primary], "config": config}
+
+
+def _check_agreement(learned: LearnedLoss) -> None:
+    """phi is the same on all workers because everything it is made of is; a difference would be silent and fatal."""
+    total = torch.stack([p.detach().double().sum() for p in learned.parameters]).sum()
+    extremes = torch.stack([total, -total])
+    dist.all_reduce(extremes, dist.ReduceOp.MAX)
+    if float(extremes[0]) != -float(extremes[1]):
+        raise UserError(
+            "the loss network differs between workers: they do not run the same code or hardware; "
+            "go on from the last checkpoint with equal workers"
+        )

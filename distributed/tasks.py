@@ -1,0 +1,86 @@
+"""From a recipe to its task: what the launcher checks and fits before anything starts, and what each worker loads."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from distributed import checkpoint
+from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe
+from distributed.export import read_export
+from models.combiners import fixed_coefficients
+from models.data.alignment_set import load_examples
+from models.data.classification_set import load_images
+from models.data.examples import Example
+from models.errors import UserError
+from models.meltr.config import MELTRConfig
+from models.neumatch.network import NeuMATCHConfig
+from models.neumatch.samples import Preprocessors
+from models.tasks.alignment import AlignmentTask
+from models.tasks.classification import ClassificationTask
+from models.tasks.task import Task
+
+PREPROCESSING = "preprocessing.safetensors"
+
+
+def prepare_task(recipe: Recipe) -> None:
+    """Reads and checks all data, fits what is fitted once, and writes it into the run's folder.
+
+    Raises:
+        UserError: for whatever is wrong with the data or does not fit the run's checkpoint.
+    """
+    if isinstance(recipe, AlignmentRecipe):
+        task: Task = _prepare_alignment(recipe)
+    else:
+        task = load_task(recipe)
+    if not isinstance(recipe.combiner, MELTRConfig):
+        fixed_coefficients(recipe.combiner, task.names, task.primary)
+
+
+def load_task(recipe: Recipe) -> Task:
+    """The task with its data, on a worker or for scoring, after `prepare_task`."""
+    if isinstance(recipe, ClassificationRecipe):
+        return ClassificationTask(recipe.model, recipe.data, load_images(recipe.data))
+    if not isinstance(recipe, AlignmentRecipe):
+        raise ValueError(f"no task for a {type(recipe).__name__}")
+    examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
+    return alignment_task(recipe, examples, Preprocessors.from_file(recipe.folder / PREPROCESSING))
+
+
+def alignment_task(
+    recipe: AlignmentRecipe, examples: Mapping[str, list[Example]], preprocessors: Preprocessors
+) -> AlignmentTask:
+    """The alignment task of examples at hand."""
+    model = _neumatch(recipe)
+    longest, smoothing = recipe.data.longest, recipe.training.label_smoothing
+    task = AlignmentTask(model, preprocessors, longest, smoothing, recipe.decoding)
+    task.prepare(examples)
+    return task
+
+
+def _neumatch(recipe: AlignmentRecipe) -> NeuMATCHConfig:
+    if not isinstance(recipe.model, NeuMATCHConfig):
+        raise UserError(f"model.name={recipe.model.name} needs no training run: use `python -m distributed.evaluate`")
+    return recipe.model
+
+
+def _prepare_alignment(recipe: AlignmentRecipe) -> AlignmentTask:
+    model = _neumatch(recipe)
+    begun = checkpoint.newest(recipe.folder, warn=False) is not None
+    initial = read_export(recipe.init_from, recipe.model) if recipe.init_from is not None else None
+    examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
+    if not examples["train"]:
+        raise UserError("the training split is empty: there is nothing to train on")
+    fitted: Path | None = None  # where what was fitted comes from, if not from this data
+    if begun:
+        fitted, preprocessors = recipe.folder, Preprocessors.from_file(recipe.folder / PREPROCESSING)
+    elif initial is not None:
+        fitted, preprocessors = recipe.init_from, initial.preprocessors
+    else:
+        target = model.width if model.projection == "rp" else None
+        preprocessors = Preprocessors.fit(examples["train"], target, recipe.seed)
+    try:
+        preprocessors.apply(examples["train"][0])
+    except UserError as error:
+        raise UserError(f"{fitted}: {error}; use data with features like those it began with") from None
+    if not begun:
+        preprocessors.to_file(recipe.folder / PREPROCESSING)
+    return alignment_task(recipe, examples, preprocessors)

@@ -1,0 +1,1 @@
+"""Backbones: the networks that tasks train, from images or features to predictions."""

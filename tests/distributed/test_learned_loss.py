@@ -1,0 +1,121 @@
+"""A run with a learned loss: the same on any workers and any ZeRO stage, resumed anywhere in its inner loop."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distributed import checkpoint
+from distributed.config import Recipe
+from tests.support.learned_runs import digits_recipe
+from tests.support.trainers import new_trainer
+from tests.support.workers import WorkerError, on_workers
+
+STEPS = 7
+WAYS = ("per_task", "forward_mode", "finite_difference")
+
+
+def learn(recipes: Sequence[Recipe], steps: int) -> list[list[dict[str, float]]]:
+    """The figures of each step of fresh runs."""
+    return [continue_to(recipe, steps)[0] for recipe in recipes]
+
+
+def continue_to(
+    recipe: Recipe, steps: int, save_after: Sequence[int] = ()
+) -> tuple[list[dict[str, float]], list[float]]:
+    """From the run's newest checkpoint to `steps` -> the figures of each step, and phi at the end."""
+    trainer = new_trainer(recipe)
+    figures = []
+    while trainer.state.step < steps:
+        trainer.train_step()
+        figures.append(trainer.figures)
+        if trainer.state.step in save_after:
+            trainer.save()
+    learned = trainer.combiner.learned
+    assert learned is not None
+    return figures, torch.cat([p.detach().flatten() for p in learned.parameters]).tolist()
+
+
+def same(found: list[dict[str, float]], expected: list[dict[str, float]], rel: float) -> None:
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=rel, abs=rel)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    recipe = digits_recipe(tmp_path_factory.mktemp("alone"))
+    (figures,) = on_workers(1, learn, [recipe], STEPS)[0]
+    return figures
+
+
+def test_the_primary_loss_falls_and_phi_moves(alone: list[dict[str, float]]) -> None:
+    assert [i for i, step in enumerate(alone) if "hypergradient_norm" in step] == [2, 4, 6]  # K = 2
+    assert alone[-1]["loss/classification"] < alone[0]["loss/classification"]
+    starts = [value for name, value in alone[0].items() if name.startswith("coefficient/")]
+    assert starts == pytest.approx([1, 1, 1], abs=0.5)  # initialised as the sum, by a tiny network
+    assert alone[1]["coefficient/mixup"] != alone[-1]["coefficient/mixup"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_trajectory_is_that_of_one_process(alone: list[dict[str, float]], tmp_path: Path, workers: int) -> None:
+    stages = (0, 1, 2, 3)
+    recipes = [digits_recipe(tmp_path, {"engine.zero_stage": stage, "scaling.workers": workers}) for stage in stages]
+    for by_stage in on_workers(workers, learn, recipes, STEPS):
+        for figures in by_stage:
+            # c comes from phi, which takes Adam's steps: their direction feels the last bits of tiny gradients.
+            same(figures, alone, 1e-3)
+            for ours, theirs in zip(figures, alone, strict=True):
+                for name in ("classification", "mixup", "rotation"):
+                    assert ours[f"loss/{name}"] == pytest.approx(theirs[f"loss/{name}"], rel=2e-5), name
+
+
+def test_every_exact_way_takes_the_same_course(alone: list[dict[str, float]], tmp_path: Path) -> None:
+    recipes = [digits_recipe(tmp_path, {"combiner.way": way}) for way in WAYS]
+    courses = on_workers(1, learn, recipes, STEPS)[0]
+    for way, figures in zip(WAYS, courses, strict=True):
+        same(figures, alone, 1e-3 if way != "finite_difference" else 2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saved_after", [3, 4, 5])
+def test_resumes_anywhere_in_the_inner_loop(tmp_path: Path, saved_after: int) -> None:
+    def recipe(name: str, **changes: Any) -> Recipe:
+        return digits_recipe(tmp_path, {"name": name, "combiner.inner_steps": 3, **changes})
+
+    expected, phi = on_workers(1, continue_to, recipe("undisturbed"), STEPS)[0]
+    on_workers(2, continue_to, recipe("resumed", **{"engine.zero_stage": 2}), saved_after, [saved_after])
+    found, phi_resumed = on_workers(1, continue_to, recipe("resumed", **{"engine.zero_stage": 1}), STEPS)[0]
+    same(found, expected[saved_after:], 1e-3)
+    assert phi_resumed == pytest.approx(phi, rel=1e-3, abs=1e-5)
+    saved = checkpoint.newest(tmp_path / "resumed")
+    assert saved is not None
+    assert saved.manifest["learned_loss"]["names"] == ["classification", "mixup", "rotation"]
+    assert saved.manifest["learned_loss"]["primary"] == "classification"
+
+
+@pytest.mark.slow
+def test_meta_data_schemes_and_phi(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [
+        {"combiner.meta_data": "replay"},
+        {"combiner.meta_data": "held_out"},
+        {"combiner.meta_fraction": 0.3},
+        {"combiner.scheme": "stocbio"},
+        {"combiner.scheme": "itd"},
+        {"combiner.initialisation": "paper", "combiner.gamma": 0.0},
+    ]
+    recipes = [digits_recipe(tmp_path, {"optimiser.eta": 0.001, **setting}) for setting in settings]
+    one, two = (on_workers(workers, learn, recipes, 5) for workers in (1, 2))
+    assert two[0] == two[1]  # bit for bit: phi cannot drift apart
+    for setting, ours, theirs in zip(settings, two[0], one[0], strict=True):
+        assert any("hypergradient_norm" in step for step in ours), setting
+        same(ours, theirs, 5e-3)
+
+
+def test_a_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    recipe = digits_recipe(tmp_path, {"optimiser.eta": 1e30, "optimiser.gradient_cap": 0.0})
+    with pytest.raises(WorkerError, match=r"UserError: loss '(classification|mixup|rotation)' is (nan|inf)"):
+        on_workers(1, learn, [recipe], 20)
