@@ -14,11 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distributed import checkpoint
 from distributed.command import main_of
 from distributed.config import BaselineConfig, Recipe
-from distributed.export import Export, export_of, read_export
+from distributed.export import Export, checkpoint_of, export_of, read_export
 from distributed.pages.alignment import write_alignment_page
 from distributed.recipe_file import load_recipe
+from distributed.tasks import load_task
 from models.baselines import ALIGNERS
 from models.data.alignment_set import SPLITS, load_examples
 from models.data.examples import Example
@@ -112,6 +114,9 @@ def evaluate(arguments: Sequence[str]) -> None:
     names = {"all": list(ALIGNERS), "none": []}.get(options.baselines, options.baselines.split(","))
     if unknown := [name for name in names if name not in ALIGNERS]:
         raise UserError(f"--baselines: no baseline {unknown[0]!r}; there are {', '.join(ALIGNERS)}")
+    if (recipe := _scored_by_its_task(options.where, options.overrides)) is not None:
+        score_task(recipe, options.split, options.checkpoint)
+        return
     recipe, export = _open(options.where, options.recipe, options.overrides, options.checkpoint)
     examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
     chosen = examples[options.split]
@@ -140,6 +145,31 @@ def evaluate(arguments: Sequence[str]) -> None:
     if options.page:
         write_page(options.page, chosen, movie, rows, recipe)
         print(f"page: {options.page.absolute()}")
+
+
+def _scored_by_its_task(where: Path, overrides: Sequence[str]) -> Recipe | None:
+    """The recipe of a run of any task but alignment, which has baselines and pages of its own."""
+    if not (where / "recipe.yaml").is_file():
+        return None
+    recipe = load_recipe(where / "recipe.yaml", overrides, Recipe)
+    return None if recipe.task == "alignment" else recipe
+
+
+def score_task(recipe: Recipe, split: str, which: str) -> None:
+    """Prints a run's scores on a split, and writes them to its folder."""
+    chosen = checkpoint_of(recipe.folder, which)
+    task = load_task(recipe)
+    network = task.network()
+    network.load_state_dict(checkpoint.whole_weights(chosen))
+    scores = task.scores(task.score_sums(network, split, 0, 1))
+    if not scores:
+        raise UserError(f"the {split} split is empty")
+    lines = [f"| {split}, step {chosen.step} | |", "|---|---|", *(f"| {k} | {v:.2f} |" for k, v in scores.items())]
+    print("\n".join(lines))
+    with atomic_path(recipe.folder / f"evaluation-{split}.json") as temporary:
+        temporary.write_text(
+            json.dumps({"about": {"step": chosen.step}, "rows": {recipe.name: scores}}, indent=1) + "\n"
+        )
 
 
 def _movie_number(examples: Sequence[Example], wanted: str | None) -> int:

@@ -81,8 +81,8 @@ def read_export(folder: Path, expected: object = None) -> Export:
     return export
 
 
-def export_of(run: Path, which: str = "best") -> Export:
-    """The export of a run's best or last checkpoint.
+def checkpoint_of(run: Path, which: str) -> checkpoint.Checkpoint:
+    """A run's best or last checkpoint.
 
     Raises:
         UserError: the run has no such checkpoint, or it is damaged.
@@ -97,6 +97,18 @@ def export_of(run: Path, which: str = "best") -> Export:
         if not folder.is_dir():
             raise UserError(f"{folder}: the best checkpoint could not be saved; export the last with --checkpoint last")
         chosen = checkpoint.read(folder)
+    return chosen
+
+
+def export_of(run: Path, which: str = "best") -> Export:
+    """The export of a run's best or last checkpoint.
+
+    Raises:
+        UserError: the run has no such checkpoint, it is damaged, or the run is not one of alignment.
+    """
+    chosen = checkpoint_of(run, which)
+    if (task := chosen.manifest["recipe"]["task"]) != "alignment":
+        raise UserError(f"{run}: exports are for alignment runs; this one's task is {task}")
     config = NeuMATCHConfig.model_validate_json(json.dumps(chosen.manifest["recipe"]["model"]))
     progress = chosen.manifest["progress"]
     about = {

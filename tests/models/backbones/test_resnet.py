@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones.normalisation import GlobalBatchNorm2d
-from models.meltr.statistics import frozen_statistics
 from models.backbones.resnet import Block, ResNet, ResNetConfig
+from models.meltr.statistics import frozen_statistics
 from tests.reference.threads import ThreadCollectives, in_threads
 
 SMALL = ResNetConfig(depth=8, widths=(3, 4, 5))
