@@ -16,6 +16,7 @@ from models.neumatch.network import Batch, NeuMATCH
 from models.neumatch.packing import Packing
 from models.neumatch.recurrent import RecurrentStack
 from tests.benchmarks import cases, stepwise
+from tests.benchmarks.meltr import meltr
 from tests.benchmarks.timing import HEADS, machine, resident_mib, rows_of, table, take_turns
 from tests.reference import neumatch as reference
 
@@ -141,7 +142,7 @@ def stacks(arguments: argparse.Namespace, device: torch.device) -> Iterator[str]
     yield table(title, ("threads", *HEADS), rows)
 
 
-PARTS = {"memory": memory, "training": training, "decoding": decoding, "stacks": stacks}
+PARTS = {"memory": memory, "training": training, "decoding": decoding, "stacks": stacks, "meltr": meltr}
 
 
 def main() -> None:
