@@ -36,7 +36,8 @@ class Layer(nn.Module):
         query, key, value = (part.unflatten(-1, (8, WIDTH // 8)).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
         x = x + self.mix(mixed)
-        return x + self.narrow(F.gelu(self.wide(self.norm2(x))))
+        added: Tensor = x + self.narrow(F.gelu(self.wide(self.norm2(x))))
+        return added
 
 
 class Backbone(nn.Module):
