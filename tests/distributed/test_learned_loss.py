@@ -1,5 +1,6 @@
 """A run with a learned loss: the same on any workers and any ZeRO stage, resumed anywhere in its inner loop."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,12 @@ import torch
 
 from distributed import checkpoint
 from distributed.config import Recipe
+from distributed.evaluate import evaluate
+from distributed.export import export
+from distributed.metrics_file import read_metrics
+from distributed.recipe_file import dump_recipe
+from distributed.train import prepare, train
+from models.errors import UserError
 from tests.support.learned_runs import digits_recipe
 from tests.support.trainers import new_trainer
 from tests.support.workers import WorkerError, on_workers
@@ -123,3 +130,46 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
     recipe = digits_recipe(tmp_path, {"optimiser.eta": 1e30, "optimiser.gradient_cap": 0.0})
     with pytest.raises(WorkerError, match=r"UserError: loss '(classification|mixup|rotation)' is (nan|inf)"):
         on_workers(1, learn, [recipe], 20)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"combiner.way": "double_backward"}, "runs outside the engine alone"),
+        ({"combiner.way": "forward_mode", "engine.zero_stage": 3}, "needs whole weights on every worker"),
+        ({"combiner.way": "finite_difference", "engine.precision": "bf16"}, "wrong sign"),
+        ({"combiner.scheme": "aid_cg", "engine.precision": "bf16"}, "wrong sign"),
+        ({"engine.accumulation": 2}, "normalises over the whole batch at once"),
+        ({"scaling.workers": 25}, "cannot be shared by"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        digits_recipe(tmp_path, changes)
+
+
+def test_a_weight_for_a_loss_that_is_not_there(tmp_path: Path) -> None:
+    recipe = digits_recipe(tmp_path, {"combiner": {"name": "weighted", "weights": {"classificaton": 1.0}}})
+    with pytest.raises(UserError, match=r"combiner\.weights\.classificaton: this task has no such loss"):
+        prepare(recipe)
+    assert not recipe.folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_the_commands_from_a_recipe_to_a_score(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(digits_recipe(tmp_path / "runs", {"scaling.workers": 2, "training.epochs": 2})))
+    train([str(path)])
+    run = tmp_path / "runs" / "digits"
+    records = read_metrics(run / "metrics.jsonl")
+    steps = [record for record in records if "coefficient/rotation" in record]
+    assert len(steps) == records[-1]["step"]  # every step's
+    evaluate([str(run)])
+    assert "| accuracy | " in capfd.readouterr().out
+    scores = json.loads((run / "evaluation-test.json").read_text())["rows"]["digits"]
+    assert scores["accuracy"] > 20  # ten classes
+    with pytest.raises(UserError, match="exports are for alignment runs"):
+        export([str(run)])
