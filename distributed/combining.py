@@ -53,20 +53,18 @@ class Combiner:
         """`losses` (T,): means over the global batch; `graph`: this worker's shares of them; `rate`: of the inner step.
 
         Raises:
-            UserError: a loss is not finite (the same error on all workers), or phi differs between workers.
+            FloatingPointError: a loss or the hypergradient is not finite (the same error on all workers).
+            UserError: phi differs between workers.
         """
         values = losses.tolist()
         for name, value in zip(self.names, values, strict=True):
             if not math.isfinite(value):
-                raise UserError(f"loss {name!r} is {value}")
+                raise FloatingPointError(f"loss {name!r} is {value}")
         figures = {f"loss/{name}": value for name, value in zip(self.names, values, strict=True)}
         if self.learned is None:
             combined = float((self.fixed.double() * losses.double()).sum())
             return Step(self.fixed, combined, figures if len(values) > 1 else {})
-        try:
-            found = self.learned.combine(machine, evaluate, graph, losses, rate, decay, meta)
-        except FloatingPointError as error:
-            raise UserError(f"{error}") from error
+        found = self.learned.combine(machine, evaluate, graph, losses, rate, decay, meta)
         if found.hypergradient_norm is not None:
             _check_agreement(self.learned)
             figures["hypergradient_norm"] = found.hypergradient_norm

@@ -24,6 +24,7 @@ from distributed.tracking import Tracker
 from models.errors import UserError
 from models.meltr.bilevel import MetaBatches
 from models.meltr.config import MELTRConfig
+from models.meltr.statistics import frozen_statistics
 from models.optim.schedule import PlateauState, after_epoch, rate_factor
 from models.tasks.task import Task
 
@@ -103,8 +104,6 @@ class Trainer:
         engine.rate = recipe.optimiser.eta * rate_factor(recipe.schedule, state.plateau, state.step, self.total_steps)
         try:
             step = self._accumulated(batch) if len(batch.parts) > 1 else self._at_once(batch)
-        except UserError as error:
-            raise self._diverged(str(error)) from error
         except FloatingPointError as error:
             raise self._diverged(str(error)) from error
         weight = float(batch.weights[self.task.names.index(self.task.primary)])
@@ -130,7 +129,8 @@ class Trainer:
         graph = batch.part(self.engine, 0)
         step = self._combine(batch, graph, self.machine.total(graph))
         if due and self.engine.partitioned:  # the meta step went backward through other graphs since
-            graph = batch.part(self.engine, 0)
+            with frozen_statistics(self.engine.module):
+                graph = batch.part(self.engine, 0)
         self.engine.backward_and_step((step.coefficients.to(graph) * graph).sum())
         return step
 
