@@ -170,7 +170,7 @@ def _cosines(device: torch.device) -> dict[str, str]:
             config.gamma, direct_regulariser_gradient=False,
         )  # fmt: skip
         found = hypergradient(problem, SCHEMES[config.scheme], WAYS[config.way])
-        return torch.cat([g.flatten() for g in found])
+        return torch.cat([g.double().flatten() for g in found])
 
     exact = flat({"way": "double_backward"}, BATCH)
     compared: dict[str, Callable[[], Tensor]] = {
