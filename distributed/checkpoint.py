@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-Learned = tuple[Mapping[str, Tensor], dict[str, object] | None]
+Learned = tuple[Mapping[str, Tensor], dict[str, object]]
 """The tensors of a learned loss, and what makes sense of them."""
 
 
@@ -231,17 +231,17 @@ def load(checkpoint: Checkpoint, engine: Engine) -> None:
     engine.lars.steps = int(checkpoint.manifest["progress"]["step"])
 
 
-def load_learned(checkpoint: Checkpoint, about: Mapping[str, object] | None = None) -> dict[str, Tensor]:
+def load_learned(checkpoint: Checkpoint, names: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The tensors of the checkpoint's learned loss (see `LearnedLoss.state`).
 
     Raises:
-        UserError: the checkpoint has none, or (with `about`) one of other losses.
+        UserError: the checkpoint has none, or (with `names`) one of other losses.
     """
     theirs = checkpoint.manifest.get("learned_loss")
     if theirs is None:
         raise UserError(f"{checkpoint.folder}: has no learned loss; train with combiner.name=meltr")
-    if about is not None and theirs["names"] != about["names"]:
-        raise UserError(f"{checkpoint.folder}: its losses are {theirs['names']}, the task's are {about['names']}")
+    if names is not None and theirs["names"] != list(names):
+        raise UserError(f"{checkpoint.folder}: its losses are {theirs['names']}, the task's are {list(names)}")
     with safe_open(checkpoint.folder / LEARNED, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

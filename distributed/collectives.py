@@ -7,6 +7,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def _total(tensor: Tensor) -> Tensor:
+    total = tensor.contiguous().clone()
+    dist.all_reduce(total)
+    return total
+
+
 class _SumOverWorkers(torch.autograd.Function):
     """Forward, and forward mode: the sum over workers. Backward: the sum over workers of the incoming gradients.
 
@@ -16,21 +22,15 @@ class _SumOverWorkers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
+        return _total(tensor)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        return _total(grad)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        total = tangent.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        return _total(tangent)
 
 
 class WorldCollectives:

@@ -1,13 +1,14 @@
 """From named losses to one step, over the global batch: fixed coefficients, or a learned loss."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distributed.checkpoint import Checkpoint, Learned, load_learned
 from distributed.machine import EngineMachine
 from models.combiners import CombinerConfig, fixed_coefficients
 from models.errors import UserError
@@ -73,16 +74,22 @@ class Combiner:
         # M moves with phi as well: the plain sum is what can be compared from step to step.
         return Step(found.coefficients, sum(values), {**figures, "unified": found.unified})
 
-    def state(self) -> Mapping[str, Tensor] | None:
-        """phi and its optimiser; None with fixed coefficients."""
-        return None if self.learned is None else self.learned.state()
-
-    def about(self) -> dict[str, object] | None:
-        """What is needed to make sense of `state`."""
+    def saved(self) -> Learned | None:
+        """What a checkpoint keeps of a learned loss; None with fixed coefficients, which the recipe holds."""
         if self.learned is None:
             return None
         config = self.learned.config.model_dump(mode="json")
-        return {"names": list(self.names), "primary": self.names[self.learned.primary], "config": config}
+        about: dict[str, object] = {
+            "names": list(self.names),
+            "primary": self.names[self.learned.primary],
+            "config": config,
+        }
+        return self.learned.state(), about
+
+    def restore(self, found: Checkpoint) -> None:
+        """The inverse of `saved`. Raises UserError for a checkpoint of other losses."""
+        if self.learned is not None:
+            self.learned.load(load_learned(found, self.names), found.step)
 
 
 def _check_agreement(learned: LearnedLoss) -> None:

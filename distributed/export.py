@@ -24,6 +24,8 @@ from models.errors import UserError
 from models.neumatch.network import NeuMATCH, NeuMATCHConfig
 from models.neumatch.samples import Preprocessors
 
+PREPROCESSING = "preprocessing.safetensors"
+"""What was fitted before a run, in its folder."""
 PREFIX = "preprocessing."
 
 
@@ -118,7 +120,7 @@ def export_of(run: Path, which: str = "best") -> Export:
         "figures": progress["figures"],
         "data": chosen.manifest["recipe"]["data"],
     }
-    preprocessors = Preprocessors.from_file(run / "preprocessing.safetensors")
+    preprocessors = Preprocessors.from_file(run / PREPROCESSING)
     return Export(config, checkpoint.whole_weights(chosen), preprocessors, about)
 
 

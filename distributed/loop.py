@@ -25,6 +25,7 @@ from models.errors import UserError
 from models.meltr.bilevel import MetaBatches
 from models.meltr.config import MELTRConfig
 from models.meltr.statistics import frozen_statistics
+from models.normalisation import synchronise
 from models.optim.schedule import PlateauState, after_epoch, rate_factor
 from models.tasks.task import Task
 
@@ -70,7 +71,7 @@ class Trainer:
         if recipe.init_from is not None:
             network.load_state_dict(read_export(recipe.init_from, recipe.model).weights)
         self.collectives = WorldCollectives()
-        network.synchronise(self.collectives)
+        synchronise(network, self.collectives)
         self.engine = Engine(network.to(self.device), recipe.engine, recipe.optimiser)
         self.machine = EngineMachine(self.engine)
         self.combiner = Combiner(recipe.combiner, task, recipe.seed, self.device)
@@ -89,8 +90,7 @@ class Trainer:
             checkpoint.check_recipe(found, recipe.trajectory())
             checkpoint.load(found, self.engine)
             self.state = RunState.from_json(found.manifest["progress"])
-            if self.combiner.learned is not None:
-                self.combiner.learned.load(checkpoint.load_learned(found, self.combiner.about()), self.state.step)
+            self.combiner.restore(found)
 
     @property
     def total_steps(self) -> int:
@@ -185,11 +185,8 @@ class Trainer:
 
     def save(self) -> Path | None:
         """Writes a checkpoint and drops the ones that are no longer kept. Collective."""
-        learned = None
-        if (phi := self.combiner.state()) is not None:
-            learned = (phi, self.combiner.about())
         progress, trajectory = self.state.to_json(), self.recipe.trajectory()
-        folder = checkpoint.save(self.recipe.folder, self.engine, progress, trajectory, learned)
+        folder = checkpoint.save(self.recipe.folder, self.engine, progress, trajectory, self.combiner.saved())
         if folder is not None and self.rank == 0:
             state, keep = self.state, self.recipe.checkpoint.keep
             checkpoint.prune(self.recipe.folder, keep, state.best_step, state.step)

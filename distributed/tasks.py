@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from distributed import checkpoint
 from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe
-from distributed.export import read_export
+from distributed.export import PREPROCESSING, read_export
 from models.combiners import fixed_coefficients
 from models.data.alignment_set import load_examples
 from models.data.classification_set import load_images
@@ -18,17 +17,17 @@ from models.tasks.alignment import AlignmentTask
 from models.tasks.classification import ClassificationTask
 from models.tasks.task import Task
 
-PREPROCESSING = "preprocessing.safetensors"
 
-
-def prepare_task(recipe: Recipe) -> None:
+def prepare_task(recipe: Recipe, begun: bool) -> None:
     """Reads and checks all data, fits what is fitted once, and writes it into the run's folder.
+
+    `begun`: the run has a checkpoint, and goes on with what was fitted for it.
 
     Raises:
         UserError: for whatever is wrong with the data or does not fit the run's checkpoint.
     """
     if isinstance(recipe, AlignmentRecipe):
-        task: Task = _prepare_alignment(recipe)
+        task: Task = _prepare_alignment(recipe, begun)
     else:
         task = load_task(recipe)
     if not isinstance(recipe.combiner, MELTRConfig):
@@ -62,9 +61,8 @@ def _neumatch(recipe: AlignmentRecipe) -> NeuMATCHConfig:
     return recipe.model
 
 
-def _prepare_alignment(recipe: AlignmentRecipe) -> AlignmentTask:
+def _prepare_alignment(recipe: AlignmentRecipe, begun: bool) -> AlignmentTask:
     model = _neumatch(recipe)
-    begun = checkpoint.newest(recipe.folder, warn=False) is not None
     initial = read_export(recipe.init_from, recipe.model) if recipe.init_from is not None else None
     examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
     if not examples["train"]:

@@ -32,7 +32,7 @@ def prepare(recipe: Recipe) -> None:
     found = checkpoint.newest(recipe.folder, warn=False)
     if found is not None:
         checkpoint.check_recipe(found, recipe.trajectory())
-    prepare_task(recipe)
+    prepare_task(recipe, begun=found is not None)
     with atomic_path(recipe.folder / "recipe.yaml") as temporary:
         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones.normalisation import GlobalBatchNorm2d
-from models.collectives import Collectives
 from models.config import StrictConfig
 
 ROTATIONS = 4
@@ -76,12 +75,6 @@ class ResNet(nn.Module):
         x = images.to(self.conv.weight.dtype)
         features = self.stages(F.relu(self.norm(self.conv(x)))).mean((2, 3))
         return self.classes(features), self.rotation(features)
-
-    def synchronise(self, collectives: Collectives) -> None:
-        """From now on statistics of batch normalisation are those of all workers' batches together."""
-        for module in self.modules():
-            if isinstance(module, GlobalBatchNorm2d):
-                module.collectives = collectives
 
     @staticmethod
     def component_of(parameter: str) -> str:

@@ -1,6 +1,5 @@
 """An alignment data set as a recipe names it: annotations, splits, clip features, sentence features."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from torch import Tensor
 from models.config import StrictConfig
 from models.data.examples import Example
 from models.data.features import FeatureStore
+from models.data.files import data_path
 from models.data.lsmdc import read_lsmdc
 from models.data.movie import Movie
 from models.data.sentences import embed_texts
@@ -42,14 +42,7 @@ class AlignmentDataConfig(StrictConfig):
 
     def path(self, name: str) -> Path:
         """Where a file of this data set is."""
-        if Path(name).is_absolute():
-            return Path(name)
-        root = self.root or os.environ.get("MELTMATCH_DATA")
-        if not root:
-            raise UserError(
-                f"data: {name!r} is a relative path; set MELTMATCH_DATA to the data folder, or give data.root=FOLDER"
-            )
-        return Path(root).absolute() / name
+        return data_path(self.root, name)
 
 
 def load_annotations(config: AlignmentDataConfig) -> dict[str, list[Movie]]:

@@ -1,6 +1,5 @@
 """An image classification data set as a recipe names it: where it is, what is held out, how images are varied."""
 
-import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -8,7 +7,7 @@ from pydantic import Field, model_validator
 
 from models.config import StrictConfig
 from models.data.cifar import ImageSet, digits, hold_out, read_cifar100
-from models.errors import UserError
+from models.data.files import data_path
 
 
 class ClassificationDataConfig(StrictConfig):
@@ -35,15 +34,7 @@ class ClassificationDataConfig(StrictConfig):
 
     def place(self) -> Path:
         """Where CIFAR-100 is."""
-        path = self.path or "cifar100"
-        if Path(path).is_absolute():
-            return Path(path)
-        root = self.root or os.environ.get("MELTMATCH_DATA")
-        if not root:
-            raise UserError(
-                f"data: {path!r} is a relative path; set MELTMATCH_DATA to the data folder, or give data.root=FOLDER"
-            )
-        return Path(root).absolute() / path
+        return data_path(self.root, self.path or "cifar100")
 
 
 def load_images(config: ClassificationDataConfig) -> dict[str, ImageSet]:

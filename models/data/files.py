@@ -1,4 +1,4 @@
-"""Reads text line by line with errors that name the line; writes files so that nobody sees half of one."""
+"""Finds data files, reads text with errors that name the line, writes files so that nobody sees half of one."""
 
 import codecs
 import os
@@ -8,6 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.errors import UserError
+
+
+def data_path(root: str | None, name: str) -> Path:
+    """Where a file of a data set is: a relative `name` is looked up below `root`, or else below MELTMATCH_DATA."""
+    if Path(name).is_absolute():
+        return Path(name)
+    folder = root or os.environ.get("MELTMATCH_DATA")
+    if not folder:
+        raise UserError(
+            f"data: {name!r} is a relative path; set MELTMATCH_DATA to the data folder, or give data.root=FOLDER"
+        )
+    return Path(folder).absolute() / name
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

@@ -13,7 +13,6 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.collectives import Collectives
 from models.config import StrictConfig
 from models.neumatch.actions import YMS_ACTIONS, Action
 from models.neumatch.normalisation import SequenceBatchNorm
@@ -125,12 +124,6 @@ class NeuMATCH(nn.Module):
         state_width = 2 * w + config.action_hidden + config.matched_hidden + POSITIONS
         self.fc1 = _initialised(Linear(state_width, w))
         self.fc2 = _initialised(Linear(w, len(config.actions)))
-
-    def synchronise(self, collectives: Collectives) -> None:
-        """From now on statistics of SBN are those of all workers' batches together."""
-        for module in self.modules():
-            if isinstance(module, SequenceBatchNorm):
-                module.collectives = collectives
 
     @staticmethod
     def component_of(parameter: str) -> str:

@@ -29,7 +29,7 @@ class Task(Protocol):
         ...
 
     def network(self) -> Any:
-        """A freshly initialised module; `synchronise(collectives)` shares its batch statistics among workers."""
+        """A freshly initialised module."""
         ...
 
     def batch(self, indices: Sequence[int], device: torch.device, draw: int) -> Any:

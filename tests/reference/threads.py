@@ -56,6 +56,20 @@ class ThreadCollectives:
         tensor.copy_(self.meeting.total(self.rank, tensor))
 
 
+def assert_as_one(together: list[list[Tensor]], alone: list[Tensor]) -> None:
+    """Each worker's outputs, input gradient, gradients of weight and bias, both running statistics, in this order,
+    are those of one process that saw all of the batch."""
+    for place in (0, 1):  # outputs and input gradients, put together again
+        found = torch.cat([worker[place] for worker in together])
+        torch.testing.assert_close(found, alone[place], rtol=1e-10, atol=1e-11)
+    for place in (2, 3):  # parameter gradients add up over workers
+        found = torch.stack([worker[place] for worker in together]).sum(0)
+        torch.testing.assert_close(found, alone[place], rtol=1e-10, atol=1e-11)
+    for worker in together:
+        for place in (4, 5):
+            torch.testing.assert_close(worker[place], alone[place], rtol=1e-10, atol=1e-11)
+
+
 def in_threads(workers: int, work: Callable[[ThreadCollectives], T]) -> list[T]:
     """What `work` returns on each of the workers, by rank; the first error of any is raised."""
     meeting = _Meeting(workers)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed.config import ClassificationRecipe
+from tests.support.small_runs import changed
 
 
 def digits_values(storage: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,13 +26,7 @@ def digits_values(storage: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
         "training": {"epochs": 1, "batch_size": 24, "evaluate_every": 1, "log_every": 1},
         "tracking": {"wandb": "disabled"},
     }
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        at = values
-        for part in path:
-            at = at.setdefault(part, {})
-        at[last] = value
-    return values
+    return changed(values, changes)
 
 
 def digits_recipe(storage: Path, changes: Mapping[str, Any] | None = None) -> ClassificationRecipe:

@@ -49,6 +49,11 @@ def recipe_values(data: Path, storage: Path, changes: Mapping[str, Any]) -> dict
         "checkpoint": {"every_epochs": 1},
         "tracking": {"wandb": "disabled"},
     }
+    return changed(values, changes)
+
+
+def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `changes` by dotted key."""
     for key, value in changes.items():
         *path, last = key.split(".")
         at = values

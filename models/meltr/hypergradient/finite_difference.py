@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.errors import UserError
-from models.meltr.hypergradient.problem import Problem, difference_step
+from models.meltr.hypergradient.problem import Problem, difference_step, require_float32
 from models.meltr.machine import Vector
 
 
@@ -16,11 +15,7 @@ def finite_difference(problem: Problem, vector: Vector) -> Tensor:
             seen to turn its sign).
     """
     machine = problem.machine
-    if machine.half_precision:
-        raise UserError(
-            "combiner.way=finite_difference needs a float32 forward pass (in bf16 it gives the wrong sign); "
-            "set engine.precision=fp32, or combiner.way=forward_mode or per_task"
-        )
+    require_float32(machine, "combiner.way=finite_difference needs", "combiner.way=forward_mode or per_task")
     length = float(machine.dot(vector, vector).sqrt())
     if length == 0:
         return torch.zeros_like(problem.losses)

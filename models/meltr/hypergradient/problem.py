@@ -74,11 +74,7 @@ class Problem:
             UserError: the losses are computed in half precision.
         """
         machine, where = self.machine, evaluate or self.evaluate
-        if machine.half_precision:
-            raise UserError(
-                "combiner.scheme: products with the Hessian need a float32 forward pass; "
-                "set engine.precision=fp32, or combiner.scheme=aid_fp_lite"
-            )
+        require_float32(machine, "combiner.scheme: products with the Hessian need", "combiner.scheme=aid_fp_lite")
         length = float(machine.dot(vector, vector).sqrt())
         if length == 0:
             return vector
@@ -88,6 +84,14 @@ class Problem:
             with machine.moved(vector, sign * step):
                 gradients.append(machine.gradient(where, self.auxiliary_weights))
         return scaled(add(gradients[0], gradients[1], -1.0), 1 / (2 * step))
+
+
+def require_float32(machine: Machine, what: str, instead: str) -> None:
+    """Raises UserError for losses in half precision: rounding drowns their differences, and has turned signs."""
+    if machine.half_precision:
+        raise UserError(
+            f"{what} a float32 forward pass (in bf16 it gives the wrong sign); set engine.precision=fp32, or {instead}"
+        )
 
 
 def difference_step(machine: Machine, length: float) -> float:

@@ -1,7 +1,7 @@
 """Batch normalisation beside PyTorch's own, over workers as over one whole batch, and its further derivatives."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.backbones.normalisation import GlobalBatchNorm2d
 from models.meltr.statistics import frozen_statistics
-from tests.reference.threads import ThreadCollectives, in_threads
+from tests.reference.threads import ThreadCollectives, assert_as_one, in_threads
 
 WEIGHT, BIAS = torch.linspace(0.5, 2, 3), torch.linspace(-1, 1, 3)
 M = TypeVar("M", bound=nn.Module)
@@ -69,14 +69,7 @@ def test_workers_see_one_batch(sizes: tuple[int, ...]) -> None:
         return outcome(norm, images().split(sizes)[collectives.rank], images(seed=9).split(sizes)[collectives.rank])
 
     alone, together = outcome(made(), images(), images(seed=9)), in_threads(len(sizes), work)
-    close: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-11}
-    for place in (0, 1):  # outputs and input gradients, put together again
-        torch.testing.assert_close(torch.cat([worker[place] for worker in together]), alone[place], **close)
-    for place in (2, 3):  # parameter gradients add up over workers
-        torch.testing.assert_close(torch.stack([worker[place] for worker in together]).sum(0), alone[place], **close)
-    for worker in together:
-        for place in (4, 5):
-            torch.testing.assert_close(worker[place], alone[place], **close)
+    assert_as_one(together, alone)
 
 
 def test_a_batch_without_images() -> None:

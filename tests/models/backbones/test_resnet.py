@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from models.backbones.normalisation import GlobalBatchNorm2d
 from models.backbones.resnet import Block, ResNet, ResNetConfig
 from models.meltr.statistics import frozen_statistics
+from models.normalisation import synchronise
 from tests.reference.threads import ThreadCollectives, in_threads
 
 SMALL = ResNetConfig(depth=8, widths=(3, 4, 5))
@@ -112,7 +113,7 @@ def test_workers_see_one_batch() -> None:
         return logits.detach(), [value.grad for value in network.parameters() if value.grad is not None]
 
     def work(collectives: ThreadCollectives) -> tuple[Tensor, list[Tensor]]:
-        networks[collectives.rank].synchronise(collectives)
+        synchronise(networks[collectives.rank], collectives)
         return run(networks[collectives.rank], images().split(sizes)[collectives.rank])
 
     networks = [made() for _ in sizes]  # not in the threads, which share one source of random numbers
@@ -155,7 +156,7 @@ def test_directional_derivative() -> None:
 def test_synchronise_reaches_every_normalisation() -> None:
     network = made()
     collectives = network.norm.collectives.__class__()
-    network.synchronise(collectives)
+    synchronise(network, collectives)
     norms = [part for part in network.modules() if isinstance(part, GlobalBatchNorm2d)]
     assert len(norms) == 7
     assert all(part.collectives is collectives for part in norms)

@@ -1,13 +1,11 @@
 """SBN beside its formula, with both divisors, and over workers as over one whole batch."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from models.neumatch.normalisation import SequenceBatchNorm
-from tests.reference.threads import ThreadCollectives, in_threads
+from tests.reference.threads import ThreadCollectives, assert_as_one, in_threads
 
 
 def made(unbiased: bool = True) -> SequenceBatchNorm:
@@ -85,11 +83,4 @@ def test_workers_see_one_batch(sizes: tuple[int, ...], unbiased: bool) -> None:
         return run(norm, elements().split(sizes)[collectives.rank], upstream.split(sizes)[collectives.rank])
 
     alone, together = run(made(unbiased), elements(), upstream), in_threads(len(sizes), work)
-    close: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-11}
-    for place in (0, 1):  # outputs and input gradients, put together again
-        torch.testing.assert_close(torch.cat([worker[place] for worker in together]), alone[place], **close)
-    for place in (2, 3):  # parameter gradients add up over workers
-        torch.testing.assert_close(torch.stack([worker[place] for worker in together]).sum(0), alone[place], **close)
-    for worker in together:
-        torch.testing.assert_close(worker[4], alone[4], **close)
-        torch.testing.assert_close(worker[5], alone[5], **close)
+    assert_as_one(together, alone)
