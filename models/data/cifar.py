@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from pickle import Unpickler
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.files import read_lines, split_lines
+from models.data.unpickling import load_plain, numbers
 from models.errors import UserError
 
 Split = Literal["train", "test"]
@@ -215,59 +215,9 @@ def _read_binary(data: bytes, path: Path, names: bytes, names_path: Path) -> Ima
 # The official python version
 
 
-class _Kept:
-    """Stands in for everything of NumPy that a pickle names: keeps what it is given and does nothing with it."""
-
-    def __init__(self, *arguments: object) -> None:
-        self.arguments = arguments
-        self.state: object = None
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in the old pickle protocols."""
-    if encoding != "latin1":
-        raise ValueError(f"bytes are encoded as {encoding!r} instead of latin1")
-    return text.encode("latin1")
-
-
-ADMITTED = {
-    ("numpy.core.multiarray", "_reconstruct"): _Kept,
-    ("numpy._core.multiarray", "_reconstruct"): _Kept,
-    ("numpy", "ndarray"): _Kept,
-    ("numpy", "dtype"): _Kept,
-    ("_codecs", "encode"): _encode,
-}
-
-
-class _PlainUnpickler(Unpickler):
-    """Reads plain values and arrays. No function or class that a file names is ever looked up, let alone called."""
-
-    def __init__(self, data: bytes, path: Path) -> None:
-        super().__init__(io.BytesIO(data), encoding="bytes")
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ADMITTED:
-            asked = f"{module}.{name}"
-            raise UserError(
-                f"{self.path}: asks for {asked!r}, which no CIFAR-100 file needs and which may run code, so "
-                "nothing was; download the archive again from a place you trust"
-            )
-        return ADMITTED[module, name]
-
-
 def _unpickle(data: bytes, path: Path, *keys: str) -> list[Any]:
     """The values of some keys of the dictionary in a file."""
-    try:
-        stored = _PlainUnpickler(data, path).load()
-    except UserError:
-        raise
-    except Exception as error:  # a malformed pickle can raise nearly anything
-        reason = str(error) or type(error).__name__
-        raise UserError(f"{path}: is no pickle of CIFAR-100 or is cut short ({reason}); download it again") from None
+    stored = load_plain(io.BytesIO(data), path, "CIFAR-100")
     for key in keys:
         if not isinstance(stored, dict) or key.encode() not in stored:
             raise UserError(f"{path}: holds no {key!r}; expected a file of the archive {PYTHON}.tar.gz")
@@ -278,16 +228,15 @@ def _read_python(data: bytes, path: Path, meta: bytes, meta_path: Path) -> Image
     """Dictionaries with `data` (n, 3072) uint8, planes as in the binary version, and `fine_labels`."""
     array, labels = _unpickle(data, path, "data", "fine_labels")
     (names,) = _unpickle(meta, meta_path, "fine_label_names")
-    # What numpy's _reconstruct gave its array: version, shape, type, whether columns come first, and the numbers.
-    match array:
-        case _Kept(
-            state=(_, (int(n), int(width)), _Kept(arguments=("u1" | b"u1", *_)), bool(columns_first), bytes(numbers))
-        ) if width == PIXELS and len(numbers) == n * PIXELS:
-            order: Literal["F", "C"] = "F" if columns_first else "C"
-            # A copy in memory order, as what a pickle holds is read-only.
-            rows = np.frombuffer(numbers, np.uint8).reshape((n, PIXELS), order=order).copy(order="C")
-        case _:
-            raise UserError(f"{path}: 'data' is no uint8 array of shape (n, {PIXELS}); download the archive again")
+    try:
+        rows = numbers(array)
+    except ValueError as error:
+        raise UserError(f"{path}: 'data' {error}; expected uint8 of shape (n, {PIXELS}); download it again") from None
+    if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != PIXELS:
+        raise UserError(
+            f"{path}: 'data' is {_described(rows)}; expected uint8 of shape (n, {PIXELS}); download it again"
+        )
+    rows = rows.copy(order="C")  # in memory order, and what a pickle holds may be read-only
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
         raise UserError(f"{path}: 'fine_labels' is no list of whole numbers; download the archive again")
     if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):

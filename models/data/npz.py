@@ -48,7 +48,7 @@ class NpzFile:
                     self.headers[name] = header
                     self._members[name] = member
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file; expected a feature file (.npz or .safetensors)") from None
+            raise UserError(f"{path}: no such file; expected a .npz file") from None
         except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
             raise UserError(f"{path}: is no .npz file or is cut short ({error}); write it again") from None
         for name, header in self.headers.items():

@@ -274,8 +274,11 @@ def test_a_fault_inside_an_archive_names_both(tmp_path: Path) -> None:
         ({"fine_labels": LABELS[:-1]}, "1999 labels for 2000 images; expected one each"),
         ({"fine_labels": [-1] * COUNT}, "label -1 of image 0 is out of range; expected 0 to 99"),
         ({"fine_labels": [b"1"] * COUNT}, "'fine_labels' is no list of whole numbers"),
-        ({"data": np.zeros((2, 3073), np.uint8)}, "'data' is no uint8 array of shape (n, 3072)"),
-        ({"data": [0, 1, 2]}, "'data' is no uint8 array of shape (n, 3072)"),
+        (
+            {"data": np.zeros((2, 3073), np.uint8)},
+            "'data' is of type uint8 and shape (2, 3073); expected uint8 of shape (n, ",
+        ),
+        ({"data": [0, 1, 2]}, "'data' is no array of numbers; expected uint8 of shape (n, 3072)"),
     ],
     ids=["too few", "out of range", "no numbers", "width", "no array"],
 )
