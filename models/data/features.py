@@ -18,9 +18,12 @@ from models.errors import UserError
 TABLE, IDS = "features", "ids"
 
 
-def _read_index(index: Path, rows: int, features: Path) -> dict[str, int]:
-    """Rows by id of a CSV file of two columns under a header."""
-    row_of: dict[str, int] = {}
+def read_index(index: Path, rows: int, features: Path) -> list[tuple[str, str, int]]:
+    """A CSV file of two columns under a header, the second a row of the table in `features`: where, id and row.
+
+    Raises UserError naming file and line for anything else and for a row that is not 0 to `rows` - 1.
+    """
+    entries = []
     lines = read_lines(index)
     for number, line in lines:
         where = f"{index}:{number}"
@@ -34,9 +37,16 @@ def _read_index(index: Path, rows: int, features: Path) -> dict[str, int]:
             raise UserError(f"{where}: row {cell!r} of {id!r} is not a number; expected 0 to {rows - 1}")
         if int(cell) >= rows:
             raise UserError(f"{where}: row {cell} of {id!r} is out of range; expected 0 to {rows - 1} of {features}")
+        entries.append((where, id, int(cell)))
+    return entries
+
+
+def _one_row_each(entries: Iterable[tuple[str, str, int]]) -> dict[str, int]:
+    row_of: dict[str, int] = {}
+    for where, id, row in entries:
         if id in row_of:
             raise UserError(f"{where}: duplicate id {id!r}; expected each id once")
-        row_of[id] = int(cell)
+        row_of[id] = row
     return row_of
 
 
@@ -84,7 +94,7 @@ class FeatureStore:
             file.check_numbers([TABLE])
             rows, width = table
             if index is not None:
-                row_of = _read_index(index, rows, path)
+                row_of = _one_row_each(read_index(index, rows, path))
             elif ids is not None:
                 _unique(path, ids)
                 if len(ids) != rows:

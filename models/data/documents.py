@@ -1,0 +1,111 @@
+"""JSON and CSV files, plain or inside a zip archive, read with errors that name the file and the place in it."""
+
+import csv
+import json
+import zipfile
+import zlib
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from models.data.files import read_lines
+from models.errors import UserError
+
+
+def read_json(path: Path, member: str) -> Any:
+    """The value of a UTF-8 JSON file, or of the one member of a zip archive whose name fits the pattern `member`.
+
+    Nothing is unpacked to disk. Raises UserError for a missing or malformed file (the line is named), and an archive
+    that is cut short, holds no such member or several, or in which a name leads out of it.
+    """
+    if path.suffix != ".zip":
+        return _parse(_bytes(path), path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = _member(archive, path, member)
+            data = archive.read(name)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a zip archive there") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path}: is no zip archive or is cut short ({error}); download it again") from None
+    return _parse(data, path / name)
+
+
+def _member(archive: zipfile.ZipFile, path: Path, pattern: str) -> str:
+    found = []
+    for name in archive.namelist():
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0]:
+            raise UserError(f"{path}: member {name!r} leads out of the archive; download it from a place you trust")
+        if fnmatchcase(parts[-1], pattern) and parts[0] != "__MACOSX":
+            found.append(name)
+    if len(found) != 1:
+        held = f"{len(found)} members" if found else "no member"
+        raise UserError(f"{path}: holds {held} {pattern!r}; expected one; download the official archive again")
+    return found[0]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a JSON file there") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a JSON file") from None
+
+
+def _parse(data: bytes, path: Path) -> Any:
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line, before = data.count(b"\n", 0, error.start) + 1, data.rfind(b"\n", 0, error.start)
+        raise UserError(
+            f"{path}:{line}: byte {error.start - before} of the line is not UTF-8; save the file as UTF-8"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: column {error.colno} is no JSON ({error.msg}); is the file cut short?"
+        ) from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply to be an annotation file; download it again") from None
+
+
+def read_table(path: Path, *columns: str) -> list[tuple[str, dict[str, str]]]:
+    """The rows of a CSV file with a header, one a line: `FILE:LINE` for errors, and the cells by column.
+
+    Raises UserError for a missing or undecodable file, a header that lacks one of `columns` or repeats one, and a line
+    with another number of cells.
+    """
+    rows: list[tuple[str, dict[str, str]]] = []
+    header: list[str] = []
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        try:
+            cells = next(csv.reader([line], strict=True))
+        except csv.Error as error:
+            raise UserError(
+                f"{where}: is no line of a CSV file ({error}); expected cells separated by commas"
+            ) from None
+        if not header:
+            header = [cell.strip() for cell in cells]
+            if len(set(header)) < len(header) or not set(columns) <= set(header):
+                raise UserError(f"{where}: the columns are {','.join(header)}; expected {','.join(columns)} among them")
+            continue
+        if len(cells) != len(header):
+            raise UserError(f"{where}: {len(cells)} cells; expected {len(header)}: {','.join(header)}")
+        rows.append((where, dict(zip(header, cells, strict=True))))
+    if not header:
+        raise UserError(f"{path}: is empty; expected a header with {','.join(columns)}")
+    return rows
+
+
+def sentence(value: object, where: str) -> str:
+    """A text of a data set, without blanks at its ends. UserError if it is none, empty, or holds broken characters."""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: is {type(value).__name__} {value!r:.60}; expected a sentence")
+    text = value.strip()
+    if not text:
+        raise UserError(f"{where}: empty sentence; expected a text")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{where}: the sentence holds half a character (a lone surrogate); expected Unicode text")
+    return text
