@@ -119,8 +119,8 @@ class Recipe(StrictConfig):
         """The part that decides the numbers: a checkpoint may only be continued under the same."""
         elsewhere = {"name", "storage", "scaling", "checkpoint", "tracking", "decoding"}
         part = self.model_dump(mode="json", exclude=elsewhere)
-        part["engine"].pop("zero_stage")
-        part["engine"].pop("accumulation")
+        for key in ("zero_stage", "accumulation", "activation_checkpointing"):
+            part["engine"].pop(key)
         part["data"].pop("root")
         for key in ("evaluate_every", "log_every"):
             part["training"].pop(key)
@@ -142,7 +142,7 @@ def _check_learned(combiner: MELTRConfig, engine: EngineConfig) -> None:
             "combiner.way='forward_mode' needs whole weights on every worker, which engine.zero_stage=3 does not keep; "
             "use combiner.way=per_task, or engine.zero_stage=2"
         )
-    if engine.precision == "bf16" and (combiner.way == "finite_difference" or combiner.scheme not in EXACT_SCHEMES):
+    if engine.precision == "bf16" and (combiner.way in DIFFERENCES or combiner.scheme not in EXACT_SCHEMES):
         raise ValueError(
             "differences of losses or gradients need engine.precision=fp32 (in bf16 they give the wrong sign): use it, "
             "or combiner.scheme=aid_fp_lite with combiner.way=per_task or forward_mode"
@@ -151,6 +151,7 @@ def _check_learned(combiner: MELTRConfig, engine: EngineConfig) -> None:
         raise ValueError("combiner.meta_fraction below 1 needs engine.accumulation=1")
 
 
+DIFFERENCES = ("finite_difference", "one_sided_difference")
 EXACT_SCHEMES = ("aid_fp_lite", "itd")
 """Those that take no product with the Hessian."""
 
@@ -172,6 +173,8 @@ class AlignmentRecipe(Recipe):
                 "model.normalisation='sbn' needs the statistics of the whole batch at once: set engine.accumulation=1 "
                 "(and use more workers if memory is short)"
             )
+        if self.engine.activation_checkpointing:
+            raise ValueError("engine.activation_checkpointing: NeuMATCH has no blocks to recompute; set it false")
         if isinstance(self.combiner, MELTRConfig):
             raise ValueError("combiner.name='meltr' needs a task with several losses; alignment has one: use single")
         return self

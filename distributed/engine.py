@@ -23,6 +23,8 @@ class EngineConfig(StrictConfig):
     """bf16 keeps fp32 master weights; DeepSpeed has them from ZeRO stage 1 on, so stage 0 then runs as stage 1."""
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches a step. SBN needs its whole batch at once: 1."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of a network's blocks and compute the rest again in the backward pass."""
 
 
 class Engine:
@@ -87,6 +89,17 @@ class Engine:
         """
         self._backward(loss)
         self._engine.step()
+
+    def step_along(self, gradient: list[Tensor]) -> None:
+        """One optimiser step with a gradient that is known already, one fp32 vector a slice; not at stage 3."""
+        holders = 1 if self.shards.sharded else dist.get_world_size()
+        whole = {name: torch.zeros(shape.numel(), device=self.device) for name, shape in self.shards.shapes.items()}
+        for s, part in zip(self.shards.slices, gradient, strict=True):
+            whole[s.name][s.start : s.start + s.length] = part / holders
+        # A loss that is linear in the weights, so that the gradient takes the way of any other through DeepSpeed. One
+        # term a tensor on every worker: stage 2 fills its buckets in the order in which gradients become ready.
+        terms = [(p * whole[name].view_as(p)).sum() for name, p in self.module.named_parameters()]
+        self.backward_and_step(torch.stack(terms).sum())
 
     def partitioned_gradient(self, loss: Tensor) -> list[Tensor]:
         """At stage 3, the gradient of the sum of all workers' losses, one fp32 vector a slice; no step follows."""

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe
 from distributed.export import PREPROCESSING, read_export
-from models.combiners import fixed_coefficients
+from models.combiners import losses_needed
 from models.data.alignment_set import load_examples
 from models.data.classification_set import load_images
 from models.data.examples import Example
 from models.errors import UserError
-from models.meltr.config import MELTRConfig
 from models.neumatch.network import NeuMATCHConfig
 from models.neumatch.samples import Preprocessors
 from models.tasks.alignment import AlignmentTask
@@ -30,8 +29,7 @@ def prepare_task(recipe: Recipe, begun: bool) -> None:
         task: Task = _prepare_alignment(recipe, begun)
     else:
         task = load_task(recipe)
-    if not isinstance(recipe.combiner, MELTRConfig):
-        fixed_coefficients(recipe.combiner, task.names, task.primary)
+    losses_needed(recipe.combiner, task.names, task.primary)
 
 
 def load_task(recipe: Recipe) -> Task:

@@ -69,8 +69,10 @@ class AlignmentTask:
         """How much each loss of this batch counts: its number of actions."""
         return {"actions": float(batch.action_lengths.sum())}
 
-    def losses(self, network: Callable[[Batch], Any], batch: Batch) -> tuple[dict[str, Tensor], Encoded]:
-        """The named losses, each summed over this batch's actions, and the stacks' outputs without gradient."""
+    def losses(
+        self, network: Callable[[Batch], Any], batch: Batch, names: Sequence[str]
+    ) -> tuple[dict[str, Tensor], Encoded]:
+        """The loss `actions`, summed over this batch's actions, and the stacks' outputs without gradient."""
         logits, gold, encoded = network(batch)
         # Detached: whoever keeps them for a figure must not keep the whole graph alive through the next step.
         seen = replace(encoded, video=encoded.video.detach(), text=encoded.text.detach())

@@ -43,8 +43,8 @@ class Task(Protocol):
         """How much each loss of this batch counts."""
         ...
 
-    def losses(self, network: Callable[..., Any], batch: Any) -> tuple[dict[str, Tensor], Any]:
-        """The named losses, each summed over this batch, and what else `figures` wants to see (without gradient)."""
+    def losses(self, network: Callable[..., Any], batch: Any, names: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
+        """The losses `names`, each summed over this batch, and what else `figures` wants to see (without gradient)."""
         ...
 
     def figures(self, seen: Any) -> dict[str, float | list[float]]:
