@@ -123,6 +123,11 @@ class SentenceEncoder:
         limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
         return cls(model.eval().requires_grad_(False), tokenizer, model.config.hidden_size, limit)
 
+    @property
+    def model(self) -> torch.nn.Module:
+        """The transformer itself."""
+        return self._model
+
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Embed texts: (n, d) float32 of length 1, in the order of `texts`. Longer texts are cut at the model's limit.
