@@ -11,15 +11,19 @@ from distributed.engine import EngineConfig
 from distributed.recipe_file import PathField
 from distributed.tracking import TrackingConfig
 from models.backbones.resnet import ResNetConfig
+from models.backbones.univl.beam_search import BeamSearchConfig
+from models.backbones.univl.config import UniVLConfig
 from models.combiners import CombinerConfig, SingleConfig
 from models.config import StrictConfig
 from models.data.alignment_set import AlignmentDataConfig
 from models.data.classification_set import ClassificationDataConfig
+from models.data.msrvtt import MSRVTTDataConfig
 from models.meltr.config import MELTRConfig
 from models.neumatch.decoding import DecodingConfig
 from models.neumatch.network import NeuMATCHConfig
 from models.optim.lars import OptimiserConfig
 from models.optim.schedule import ScheduleConfig
+from models.tasks.video_text import InputConfig
 
 
 class BaselineConfig(StrictConfig):
@@ -73,7 +77,7 @@ class Recipe(StrictConfig):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's folder below `storage`. The same name continues the same run."""
-    task: Literal["alignment", "classification"]
+    task: Literal["alignment", "classification", "retrieval", "captioning"]
     seed: int = Field(default=101, ge=0)
     storage: PathField = Path("runs")
     """A folder that all nodes share."""
@@ -200,7 +204,33 @@ class ClassificationRecipe(Recipe):
         return self
 
 
-RECIPES: dict[str, type[Recipe]] = {"alignment": AlignmentRecipe, "classification": ClassificationRecipe}
+class VideoTextRecipe(Recipe):
+    """Retrieval or captioning with UniVL and its eight losses."""
+
+    task: Literal["retrieval", "captioning"]
+    data: MSRVTTDataConfig = MSRVTTDataConfig()
+    model: UniVLConfig = UniVLConfig()
+    inputs: InputConfig = InputConfig()
+    decoding: BeamSearchConfig = BeamSearchConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.engine.accumulation > 1:
+            raise ValueError(
+                "engine.accumulation above 1 would take negatives from each micro-batch alone: set it to 1, and "
+                "engine.activation_checkpointing=true or more workers if memory is short"
+            )
+        if self.init_from is not None:
+            raise ValueError("init_from reads exports of alignment runs; model.checkpoint names weights for this task")
+        return self
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    "alignment": AlignmentRecipe,
+    "classification": ClassificationRecipe,
+    "retrieval": VideoTextRecipe,
+    "captioning": VideoTextRecipe,
+}
 
 
 def recipe_from_json(text: str) -> Recipe:

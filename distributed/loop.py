@@ -187,7 +187,7 @@ class Trainer:
         network = self.task.network().to(self.device)
         network.load_state_dict(self.engine.weights())
         sums = self._sum(self.task.score_sums(network, split, self.rank, self.workers).tolist())
-        scores = self.task.scores(torch.tensor(sums, dtype=torch.float64))
+        scores = self.task.scores(torch.tensor(sums, dtype=torch.float64), split)
         return {f"{split}/{name}": value for name, value in scores.items()}
 
     def save(self) -> Path | None:
@@ -252,7 +252,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
             scores = trainer.evaluate()
             figures |= scores
             state.figures = dict(scores)
-            selected = sum(scores.values()) / len(scores) if scores else -state.plateau.best  # type: ignore[operator]
+            plain = {name.partition("/")[2]: value for name, value in scores.items()}
+            selected = trainer.task.selected(plain) if plain else -state.plateau.best  # type: ignore[operator]
             if state.best is None or selected > state.best:
                 state.best, state.best_step = selected, state.step
         if tracker is not None:

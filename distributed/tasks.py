@@ -3,18 +3,20 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe
+from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe, VideoTextRecipe
 from distributed.export import PREPROCESSING, read_export
 from models.combiners import losses_needed
 from models.data.alignment_set import load_examples
 from models.data.classification_set import load_images
 from models.data.examples import Example
+from models.data.msrvtt import load_msrvtt
 from models.errors import UserError
 from models.neumatch.network import NeuMATCHConfig
 from models.neumatch.samples import Preprocessors
 from models.tasks.alignment import AlignmentTask
 from models.tasks.classification import ClassificationTask
 from models.tasks.task import Task
+from models.tasks.video_text import VideoTextTask
 
 
 def prepare_task(recipe: Recipe, begun: bool) -> None:
@@ -34,6 +36,9 @@ def prepare_task(recipe: Recipe, begun: bool) -> None:
 
 def load_task(recipe: Recipe) -> Task:
     """The task with its data, on a worker or for scoring, after `prepare_task`."""
+    if isinstance(recipe, VideoTextRecipe):
+        splits = load_msrvtt(recipe.data)
+        return VideoTextTask(recipe.task, recipe.model, recipe.inputs, recipe.decoding, splits)
     if isinstance(recipe, ClassificationRecipe):
         return ClassificationTask(recipe.model, recipe.data, load_images(recipe.data))
     if not isinstance(recipe, AlignmentRecipe):

@@ -75,6 +75,16 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of `source` (see `SentenceEncoder.load`). Raises UserError when it cannot be found or read."""
+    folder = _locate(source)
+    with _quiet():
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # a bad folder surfaces as many unrelated types
+            raise UserError(f"tokenizer {source!r} ({folder}): cannot be loaded ({_one_line(error)})") from None
+
+
 class SentenceEncoder:
     """A frozen sentence encoder on the CPU, float32.
 

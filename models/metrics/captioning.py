@@ -13,7 +13,9 @@ from models.metrics.meteor import meteor
 from models.metrics.tokenise import tokenise
 
 
-def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def caption_scores(
+    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], with_meteor: bool = True
+) -> dict[str, float]:
     """`BLEU-1` to `BLEU-4`, `METEOR`, `ROUGE-L`, `CIDEr` of one caption an id; empty for no captions.
 
     All are of the whole corpus and times 100, CIDEr too, as the papers print it (its own scale ends at 10, so here at
@@ -24,6 +26,7 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
     Args:
         candidates: the generated caption of each id; it may be empty.
         references: every reference caption of each id, one or more.
+        with_meteor: whether METEOR is wanted, which starts a Java process for seconds.
 
     Raises:
         ValueError: an id has a caption and no references or the other way round (it is named).
@@ -35,10 +38,11 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
     written = {id: [" ".join(tokenise(caption)) for caption in references[id]] for id in candidates}
     bleu, _ = Bleu(4).compute_score(written, generated, verbose=0)
     scores = {f"BLEU-{n}": 100 * float(value) for n, value in enumerate(bleu, start=1)}
-    try:
-        scores["METEOR"] = 100 * meteor([caption for [caption] in generated.values()], list(written.values()))
-    except UserError as error:
-        _warn(f"METEOR is left out: {error}")
+    if with_meteor:
+        try:
+            scores["METEOR"] = 100 * meteor([caption for [caption] in generated.values()], list(written.values()))
+        except UserError as error:
+            _warn(f"METEOR is left out: {error}")
     rouge, _ = Rouge().compute_score(written, generated)
     cider, _ = Cider().compute_score(written, generated)
     return {**scores, "ROUGE-L": 100 * float(rouge), "CIDEr": 100 * float(cider)}

@@ -96,10 +96,14 @@ class AlignmentTask:
             sums += torch.tensor([video_accuracy(movie, alignment), text_iou(movie, alignment), 1.0])
         return sums
 
-    def scores(self, sums: Tensor) -> dict[str, float]:
+    def scores(self, sums: Tensor, split: str = "test") -> dict[str, float]:
         """`video_accuracy` and `text_iou` in percent; empty for an empty split."""
         accuracy, iou, movies = sums.tolist()
         return {"video_accuracy": accuracy / movies, "text_iou": iou / movies} if movies else {}
+
+    def selected(self, scores: Mapping[str, float]) -> float:
+        """The mean of the scores."""
+        return sum(scores.values()) / len(scores)
 
 
 def stack_statistics(encoded: Encoded, dimensions: int = 50) -> dict[str, list[float]]:

@@ -132,10 +132,14 @@ class ClassificationTask:
             network.train(training)
         return sums
 
-    def scores(self, sums: Tensor) -> dict[str, float]:
+    def scores(self, sums: Tensor, split: str = "test") -> dict[str, float]:
         """`accuracy` in percent; empty for an empty split."""
         correct, count = sums.tolist()
         return {"accuracy": 100 * correct / count} if count else {}
+
+    def selected(self, scores: Mapping[str, float]) -> float:
+        """The mean of the scores."""
+        return sum(scores.values()) / len(scores)
 
     def _standardised(self, images: Tensor) -> Tensor:
         mean, deviation = (values.to(images.device)[:, None, None] for values in (self.mean, self.deviation))

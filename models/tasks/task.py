@@ -1,6 +1,6 @@
 """What every task offers to a training loop: data in, named losses and figures out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -59,6 +59,10 @@ class Task(Protocol):
         """This worker's share of the sums that `scores` needs for `split`: (k,) float64, zeros for an empty share."""
         ...
 
-    def scores(self, sums: Tensor) -> dict[str, float]:
-        """Figures from the sums over all workers; higher is better in each. Empty for an empty split."""
+    def scores(self, sums: Tensor, split: str) -> dict[str, float]:
+        """Figures from the sums over all workers. Empty for an empty split."""
+        ...
+
+    def selected(self, scores: Mapping[str, float]) -> float:
+        """The figure by which the best checkpoint is chosen; higher is better."""
         ...

@@ -5,13 +5,13 @@ A transformer of 5M+ parameters with 8 losses (and once with 3), K = 3 inner ste
 
 import argparse
 import functools
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,11 @@ class Run:
 
 
 def new_run(
-    device: torch.device, changes: dict[str, object] | None, fraction: float = 1.0, losses: int = LOSSES
+    device: torch.device,
+    changes: dict[str, object] | None,
+    fraction: float = 1.0,
+    losses: int = LOSSES,
+    fitted: bool = True,
 ) -> Run:
     torch.manual_seed(0)
     model = Backbone().to(device)
@@ -114,7 +118,8 @@ def new_run(
     if changes is not None:
         config = MELTRConfig.model_validate({"network": "univl", "inner_steps": INNER, **changes})
         learned = LearnedLoss(config, [f"loss {t}" for t in range(losses)], "loss 0", 0, device)
-        learned.network.load_state_dict(_fitted(losses, device))
+        if fitted:
+            learned.network.load_state_dict(_fitted(losses, device))
         learned.steps = INNER  # every group of K steps then begins with a meta step
     return Run(model, torch.optim.Adam(model.parameters(), 1e-4), learned, fraction, losses)
 
@@ -215,17 +220,24 @@ def _report_peak(name: str, losses: int, device: torch.device) -> None:
     settings = (CONTESTANTS if losses == LOSSES else FEW)[name]
     torch.set_num_threads(2)
     if device.type == "cuda":
-        run = new_run(device, *settings, losses)
+        run = new_run(device, *settings, losses, fitted=False)
         for number in range(2):
             run.inner_steps(device, number)
         print(torch.cuda.max_memory_allocated(device) / 2**20)
         return
-    _fitted(losses, device)  # the libraries' own first allocations do not count
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run = new_run(device, *settings, losses)
+    small = torch.nn.Linear(64, 64)
+    small(torch.zeros(64, 64)).sum().backward()  # the libraries' own first allocations do not count
+    before = _most_resident()
+    run = new_run(device, *settings, losses, fitted=False)
     for number in range(2):
         run.inner_steps(device, number)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    print(_most_resident() - before)
+
+
+def _most_resident() -> float:
+    """MiB of this program at its peak; what getrusage says would include the process that it was forked from."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
 
 
 def _cosines(device: torch.device) -> dict[str, str]:

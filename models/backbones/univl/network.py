@@ -46,6 +46,9 @@ class UniVLBatch:
     caption_labels: Tensor
     """(n, W'), what it has to say next; 0 (padding) or -1 beyond the caption."""
     caption_mask: Tensor
+    memory_ids: Tensor | None = None
+    """(n, W''), the text that the decoder sees through the cross encoder, all of it real; None: that of the text
+    encoder, which in retrieval is the very caption that it has to say."""
     sentiment: Tensor | None = None
     """(n,) float32."""
 
@@ -90,13 +93,17 @@ class UniVL(nn.Module):
             if f"{prefix}align" in wanted:
                 found[f"{prefix}align"] = self._align(encoded, batch)
             crossing = [name for name in (("cmlm", "cmfm") if prefix else ("sentiment",)) if name in wanted]
-            if not crossing and f"{prefix}decoder" not in wanted:
-                continue
-            crossed = self.cross(encoded.text, encoded.video, torch.cat([batch.mask, batch.video_mask], 1))
-            if f"{prefix}decoder" in wanted:
-                found[f"{prefix}decoder"] = self._caption(crossed, batch)
-            for name in crossing:
-                found[name] = self._crossing(name, crossed, batch)
+            decoder, memory_ids = f"{prefix}decoder", batch.memory_ids
+            if decoder in wanted and memory_ids is not None:
+                seen = self.memory(memory_ids, encoded.video, batch.video_mask)
+                found[decoder] = self._caption(*seen, batch)
+            if crossing or (decoder in wanted and memory_ids is None):
+                mask = torch.cat([batch.mask, batch.video_mask], 1)
+                crossed = self.cross(encoded.text, encoded.video, mask)
+                if memory_ids is None and decoder in wanted:
+                    found[decoder] = self._caption(crossed, mask, batch)
+                for name in crossing:
+                    found[name] = self._crossing(name, crossed, batch)
         return {name: found[name] for name in names}
 
     def _crossing(self, name: str, crossed: Tensor, batch: UniVLBatch) -> Tensor:
@@ -188,8 +195,13 @@ class UniVL(nn.Module):
         head = self.decoder.classifier.cls.predictions
         return wide(head(states, self.bert.embeddings.word_embeddings.weight))
 
-    def _caption(self, crossed: Tensor, batch: UniVLBatch) -> Tensor:
-        memory_mask = torch.cat([batch.mask, batch.video_mask], 1)
+    def memory(self, ids: Tensor, video: Tensor, video_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Texts without padding (n, W'') and encoded videos -> what the decoder sees, and its mask."""
+        mask = torch.cat([torch.ones_like(ids), video_mask], 1)
+        text = self.encode_text(ids, torch.zeros_like(ids), torch.ones_like(ids))
+        return self.cross(text, video, mask), mask
+
+    def _caption(self, crossed: Tensor, memory_mask: Tensor, batch: UniVLBatch) -> Tensor:
         at = counted_words(batch, self.config.train_padding)
         states = self.caption_states(batch.caption_ids, batch.caption_mask, crossed, memory_mask)
         return F.cross_entropy(self.caption_logits(states[at]), batch.caption_labels[at], reduction="sum")
