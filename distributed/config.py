@@ -17,6 +17,7 @@ from models.combiners import CombinerConfig, SingleConfig
 from models.config import StrictConfig
 from models.data.alignment_set import AlignmentDataConfig
 from models.data.classification_set import ClassificationDataConfig
+from models.data.mosi import MOSIDataConfig
 from models.data.msrvtt import MSRVTTDataConfig
 from models.meltr.config import MELTRConfig
 from models.neumatch.decoding import DecodingConfig
@@ -77,7 +78,7 @@ class Recipe(StrictConfig):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's folder below `storage`. The same name continues the same run."""
-    task: Literal["alignment", "classification", "retrieval", "captioning"]
+    task: Literal["alignment", "classification", "retrieval", "captioning", "sentiment"]
     seed: int = Field(default=101, ge=0)
     storage: PathField = Path("runs")
     """A folder that all nodes share."""
@@ -205,16 +206,21 @@ class ClassificationRecipe(Recipe):
 
 
 class VideoTextRecipe(Recipe):
-    """Retrieval or captioning with UniVL and its eight losses."""
+    """Retrieval, captioning or sentiment with UniVL and its losses."""
 
-    task: Literal["retrieval", "captioning"]
-    data: MSRVTTDataConfig = MSRVTTDataConfig()
+    task: Literal["retrieval", "captioning", "sentiment"]
+    data: Annotated[MSRVTTDataConfig | MOSIDataConfig, Field(discriminator="name")]
     model: UniVLConfig = UniVLConfig()
     inputs: InputConfig = InputConfig()
     decoding: BeamSearchConfig = BeamSearchConfig()
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if (self.task == "sentiment") != isinstance(self.data, MOSIDataConfig):
+            raise ValueError(
+                f"data.name={self.data.name!r} has nothing for task={self.task!r}: sentiment goes with mosi, "
+                "retrieval and captioning with msrvtt"
+            )
         if self.engine.accumulation > 1:
             raise ValueError(
                 "engine.accumulation above 1 would take negatives from each micro-batch alone: set it to 1, and "
@@ -230,6 +236,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "classification": ClassificationRecipe,
     "retrieval": VideoTextRecipe,
     "captioning": VideoTextRecipe,
+    "sentiment": VideoTextRecipe,
 }
 
 

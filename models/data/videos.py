@@ -40,6 +40,8 @@ class VideoTextSplit:
     """What is trained on: in the order of the videos."""
     queries: list[Caption]
     """What is searched with: the official sentence of each test video, or its first caption."""
+    labels: Tensor | None = None
+    """(n,) float32, a sentiment each, where the data has them."""
 
     def __len__(self) -> int:
         return len(self.videos)

@@ -1,4 +1,4 @@
-"""Retrieval and captioning with UniVL: videos and captions -> the eight losses -> R@k, or BLEU, METEOR, ROUGE-L, CIDEr.
+"""Retrieval, captioning and sentiment with UniVL: videos and texts -> named losses -> each task's own scores.
 
 Shape legend: n samples, W words, F frames, D width of a frame's feature.
 """
@@ -22,8 +22,11 @@ from models.data.videos import VideoTextSplit
 from models.errors import UserError
 from models.metrics.captioning import caption_scores
 from models.metrics.retrieval import ranks, retrieval_scores
+from models.metrics.sentiment import sentiment_scores
 
 AT_ONCE = 32
+Kind = Literal["retrieval", "captioning", "sentiment"]
+PRIMARY = {"retrieval": "align", "captioning": "decoder", "sentiment": "sentiment"}
 
 
 class InputConfig(StrictConfig):
@@ -43,13 +46,14 @@ class InputConfig(StrictConfig):
 
 
 class VideoTextTask:
-    """Text-to-video retrieval (primary loss `align`) or captioning (primary loss `decoder`)."""
+    """Text-to-video retrieval, captioning, or the sentiment of an utterance.
 
-    names = LOSSES
+    Sentiment has a loss of its own, the absolute error, and no decoder: there is nothing to say.
+    """
 
     def __init__(
         self,
-        kind: Literal["retrieval", "captioning"],
+        kind: Kind,
         model: UniVLConfig,
         inputs: InputConfig,
         search: BeamSearchConfig,
@@ -57,7 +61,10 @@ class VideoTextTask:
     ) -> None:
         """Raises UserError for sizes of the model that do not fit the data."""
         self.kind, self.model, self.inputs, self.search, self.splits = kind, model, inputs, search, splits
-        self.primary = "align" if kind == "retrieval" else "decoder"
+        self.primary = PRIMARY[kind]
+        without = ("decoder", "m_decoder") if kind == "sentiment" else ()
+        own = ("sentiment",) if kind == "sentiment" else ()
+        self.names = (*own, *(name for name in LOSSES if name not in without))
         self.tokenizer = Tokenizer(inputs.tokenizer)
         self.train = splits["train"]
         self.frames = max(split.frames.features.shape[1] for split in splits.values())
@@ -78,6 +85,8 @@ class VideoTextTask:
         for key, value in wanted.items():
             if (found := getattr(self.model, key)) != value:
                 raise UserError(f"model.{key}={found}: the data has {value}; set model.{key}={value}")
+        if self.kind == "sentiment" and not self.model.sentiment:
+            raise UserError("task=sentiment needs a network with a head for it: set model.sentiment=true")
         least = {
             "text_positions": self.inputs.max_words,
             "visual_positions": self.frames,
@@ -133,6 +142,8 @@ class VideoTextTask:
         }
         if not self.inputs.caption_leak:
             batch["memory_ids"] = self._nothing(len(rows))
+        if self.train.labels is not None:
+            batch["sentiment"] = self.train.labels[videos]
         return UniVLBatch(**{name: tensor.to(device) for name, tensor in batch.items()})
 
     def _nothing(self, count: int) -> Tensor:
@@ -166,14 +177,15 @@ class VideoTextTask:
 
     @torch.no_grad()
     def score_sums(self, network: UniVL, split: str, rank: int, workers: int) -> Tensor:
-        """This worker's share of the ranks (texts, 2) or of the generated token ids (videos, words), zeros elsewhere.
+        """This worker's share of the ranks (texts, 2), of the generated token ids (videos, words) or of the predicted
+        sentiments (videos,), zeros elsewhere.
 
         The network is put into evaluation mode for it.
         """
         training = network.training
         network.eval()
         try:
-            score = self._ranks if self.kind == "retrieval" else self._generated
+            score = {"retrieval": self._ranks, "captioning": self._generated, "sentiment": self._opinions}[self.kind]
             return score(network, self.splits[split], rank, workers)
         finally:
             network.train(training)
@@ -187,14 +199,29 @@ class VideoTextTask:
             return found
         parts = [self._encoded(network, split, part, device) for part in torch.arange(len(split)).split(AT_ONCE)]
         video, video_mask = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        table = self.tokenizer.table([query.text for query in split.queries], self.inputs.max_words)
         for part in mine.split(AT_ONCE):
-            words = table.ids[part].long().to(device)
-            mask = (torch.arange(self.inputs.max_words, device=device) < table.lengths[part][:, None].to(device)).long()
-            text = network.encode_text(words, torch.zeros_like(words), mask)
+            text, mask = self._texts(network, split, part, device)
             scores = network.similarity(text, mask, video, video_mask)
             gold = torch.tensor([split.queries[number].video for number in part.tolist()])
             found[part] = ranks(scores.float().cpu(), gold).double()
+        return found
+
+    def _texts(
+        self, network: UniVL, split: VideoTextSplit, queries: Tensor, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        table = self.tokenizer.table([split.queries[number].text for number in queries.tolist()], self.inputs.max_words)
+        words = table.ids.long().to(device)
+        mask = (torch.arange(self.inputs.max_words) < table.lengths[:, None]).long().to(device)
+        return network.encode_text(words, torch.zeros_like(words), mask), mask
+
+    def _opinions(self, network: UniVL, split: VideoTextSplit, rank: int, workers: int) -> Tensor:
+        device = network.similarity_dense.weight.device
+        found = torch.zeros(len(split), dtype=torch.float64)
+        for part in torch.arange(len(split))[rank::workers].split(AT_ONCE):
+            text, mask = self._texts(network, split, part, device)
+            video, video_mask = self._encoded(network, split, part, device)
+            crossed = network.cross(text, video, torch.cat([mask, video_mask], 1))
+            found[part] = network.opinion(crossed).double().cpu()
         return found
 
     def _encoded(
@@ -216,9 +243,13 @@ class VideoTextTask:
         return found
 
     def scores(self, sums: Tensor, split: str) -> dict[str, float]:
-        """R@1, R@5, R@10 (percent), MedR and MeanR; or BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr (times 100)."""
+        """R@1, R@5, R@10 (percent), MedR and MeanR; BLEU-1 to BLEU-4, METEOR, ROUGE-L, CIDEr (times 100); or what
+        `sentiment_scores` gives."""
         if self.kind == "retrieval":
             return retrieval_scores(sums.round().long())
+        if self.kind == "sentiment":
+            labels = self.splits[split].labels
+            return {} if labels is None or not len(labels) else sentiment_scores(sums, labels.double())
         texts = [self.tokenizer.text([id for id in row if id]) for row in sums.round().long().tolist()]
         found = self.splits[split]
         references = dict(zip(found.videos, found.references(), strict=True))
@@ -226,7 +257,9 @@ class VideoTextTask:
         return caption_scores(dict(zip(found.videos, texts, strict=True)), references, with_meteor=split == "test")
 
     def selected(self, scores: Mapping[str, float]) -> float:
-        """The mean of R@1, R@5 and R@10; or CIDEr."""
+        """The mean of R@1, R@5 and R@10; CIDEr; or minus the mean absolute error."""
+        if self.kind == "sentiment":
+            return -scores["MAE"]
         chosen = ("R@1", "R@5", "R@10") if self.kind == "retrieval" else ("CIDEr",)
         return sum(scores[name] for name in chosen) / len(chosen)
 

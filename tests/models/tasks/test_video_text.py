@@ -11,6 +11,7 @@ from models.backbones.univl.network import LOSSES
 from models.errors import UserError
 from models.metrics.retrieval import ranks, retrieval_scores
 from models.tasks.video_text import VideoTextTask
+from tests.models.data.test_mosi import write
 from tests.support.small_videos import TESTED, small_videos, video_recipe
 
 CPU = torch.device("cpu")
@@ -144,3 +145,34 @@ def test_sizes_that_do_not_fit(data: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             made(data, **changes)
+
+
+def test_sentiment(tmp_path: Path) -> None:
+    write(tmp_path / "mosi.npz")
+    data = {"name": "mosi", "path": str(tmp_path / "mosi.npz"), "validation": 0.25}
+    changes = {"task": "sentiment", "data": data, "model.video_dim": 8}
+    with pytest.raises(UserError, match=r"set model\.sentiment=true"):
+        load_task(video_recipe(tmp_path, tmp_path, changes))
+    task = load_task(video_recipe(tmp_path, tmp_path, {**changes, "model.sentiment": True}))
+    assert isinstance(task, VideoTextTask)
+    assert task.primary == "sentiment"
+    assert "decoder" not in task.names
+    network = task.network()
+    batch = task.batch([0, 3], CPU, 0)
+    losses, _ = task.losses(network, batch, task.names)
+    sums = task.score_sums(network, "test", 0, 1)
+    shares = torch.stack([task.score_sums(network, "test", rank, 3) for rank in range(3)])
+    torch.testing.assert_close(shares.sum(0), sums, rtol=1e-5, atol=1e-6)
+    scores = task.scores(sums, "test")
+    labels = torch.linspace(-3, 3, 12)[8:]
+    assert scores["MAE"] == pytest.approx(float((sums - labels).abs().mean()), rel=1e-5)
+    assert task.selected(scores) == -scores["MAE"]
+    assert task.train.labels is not None
+    rows = task.video_of[[0, 3]]
+    expected = (task.score_sums(network, "train", 0, 1)[rows] - task.train.labels[rows]).abs().sum()
+    assert losses["sentiment"].item() == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_tasks_and_data_that_do_not_fit(data: Path) -> None:
+    with pytest.raises(ValueError, match="has nothing for task='sentiment'"):
+        video_recipe(data, data, {"task": "sentiment"})
