@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distributed.shards import Shards, Slice, shards_of
 from models.config import StrictConfig
+from models.freezing import frozen_weights
 from models.optim.lars import LARS, OptimiserConfig
 
 
@@ -53,8 +54,9 @@ class Engine:
             # DeepSpeed makes the fp32 weights from rounded ones. Each would start half a bf16 step away from the next
             # number, and small optimiser steps would not show in the forward pass until they add up to that.
             self.shards.load(lambda s: exact[s.name].view(-1)[s.start : s.start + s.length])
-            for buffer in self.module.buffers():  # running statistics would stand still where a step is below rounding
-                buffer.data = buffer.data.float()
+            for name, buffer in self.module.named_buffers():  # DeepSpeed leaves them in fp32, as statistics should be
+                if name in frozen_weights(self.module):
+                    buffer.data = buffer.data.bfloat16()
 
     @property
     def partitioned(self) -> bool:

@@ -99,6 +99,34 @@ def test_bf16_learns(data: Path, tmp_path: Path) -> None:
     assert sum(course[-1].values()) < sum(course[0].values())
 
 
+def frozen_parts(recipe: Recipe, steps: int) -> tuple[list[float], list[float]]:
+    """How far each part's weights have moved, frozen ones first, and the hypergradient's norms."""
+    trainer = new_trainer(recipe)
+    before = {name: tensor.clone() for name, tensor in trainer.engine.weights().items()}
+    norms = []
+    while trainer.state.step < steps:
+        trainer.train_step()
+        norms += [value for name, value in trainer.figures.items() if name == "hypergradient_norm"]
+    trainer.save()
+    again = new_trainer(recipe)
+    moved = {"text": 0.0, "visual": 0.0, "cross": 0.0}
+    for name, tensor in again.engine.weights().items():
+        part = trainer.task.component(name)
+        if part in moved:
+            moved[part] += float((tensor.float() - before[name].float()).norm())
+    return list(moved.values()), norms
+
+
+@pytest.mark.parametrize("changes", [{}, {"engine.zero_stage": 2}, {"engine.precision": "bf16"}])
+def test_frozen_parts_stay_as_they_are(data: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    recipe = video_recipe(data, tmp_path, {"model.frozen": ["text", "visual"], "training.epochs": 4, **changes})
+    for (text, visual, cross), norms in on_workers(2, frozen_parts, recipe, 5):
+        assert (text, visual) == (0, 0)
+        assert cross > 0
+        assert len(norms) == 2
+        assert all(norm > 0 for norm in norms)
+
+
 def test_accumulation_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="would take negatives from each micro-batch alone"):
         video_recipe(data, tmp_path, {"engine.accumulation": 2})

@@ -26,6 +26,8 @@ class UniVLConfig(StrictConfig):
     visual_positions: int = Field(default=512, ge=1)
     cross_positions: int = Field(default=1024, ge=3)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    frozen: tuple[Literal["text", "visual", "cross", "decoder", "heads"], ...] = Field(default=(), strict=False)
+    """Parts whose weights stay as they are; the text part holds the word table that decoder and heads share."""
     checkpoint: str | None = None
     """Weights in the official layout (univl.pretrained.bin, or safetensors) to start from."""
     text_from: str | None = None
@@ -46,6 +48,8 @@ class UniVLConfig(StrictConfig):
     def _possible(self) -> Self:
         if self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} must be a multiple of heads={self.heads}")
+        if len(set(self.frozen)) == 5:
+            raise ValueError("frozen names every part; leave one to train")
         if self.checkpoint is not None and self.text_from is not None:
             raise ValueError("checkpoint and text_from both say where the text encoder's weights come from; keep one")
         return self
