@@ -21,6 +21,7 @@ from models.data.tokens import Tokenizer
 from models.data.videos import VideoTextSplit
 from models.errors import UserError
 from models.freezing import freeze
+from models.lora import adapt
 from models.metrics.captioning import caption_scores
 from models.metrics.retrieval import ranks, retrieval_scores
 from models.metrics.sentiment import sentiment_scores
@@ -107,6 +108,8 @@ class VideoTextTask:
             load_official(network, read_checkpoint(Path(self.model.checkpoint)), self.model.checkpoint)
         if self.model.text_from is not None:
             start_text_from(network, self.model.text_from)
+        if self.model.lora is not None:
+            adapt(network, self.model.lora, ("query", "value"), ("similarity_dense", "sentiment", "normalize_video"))
         if self.model.frozen:
             freeze(network, lambda name: UniVL.component_of(name) in self.model.frozen)
         return network

@@ -127,6 +127,15 @@ def test_frozen_parts_stay_as_they_are(data: Path, tmp_path: Path, changes: dict
         assert all(norm > 0 for norm in norms)
 
 
+def test_low_rank_matrices_learn_the_same_on_two_workers(data: Path, tmp_path: Path) -> None:
+    changes = {"model.lora": {"rank": 2}, "training.epochs": 4}
+    recipes = [video_recipe(data, tmp_path, {**changes, "engine.zero_stage": stage}) for stage in (0, 2)]
+    expected = on_workers(1, learn, recipes[:1], 6)[0][0]
+    for course in on_workers(2, learn, recipes, 6)[0]:
+        same(course, expected, 1e-5)
+    assert expected[-1]["loss/joint"] != expected[0]["loss/joint"]
+
+
 def test_accumulation_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="would take negatives from each micro-batch alone"):
         video_recipe(data, tmp_path, {"engine.accumulation": 2})

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from models.config import StrictConfig
+from models.lora import LoRAConfig
 
 
 class UniVLConfig(StrictConfig):
@@ -28,6 +29,8 @@ class UniVLConfig(StrictConfig):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     frozen: tuple[Literal["text", "visual", "cross", "decoder", "heads"], ...] = Field(default=(), strict=False)
     """Parts whose weights stay as they are; the text part holds the word table that decoder and heads share."""
+    lora: LoRAConfig | None = None
+    """Train low-rank matrices beside the attention's queries and values, and small heads, instead of all weights."""
     checkpoint: str | None = None
     """Weights in the official layout (univl.pretrained.bin, or safetensors) to start from."""
     text_from: str | None = None
@@ -50,6 +53,8 @@ class UniVLConfig(StrictConfig):
             raise ValueError(f"hidden={self.hidden} must be a multiple of heads={self.heads}")
         if len(set(self.frozen)) == 5:
             raise ValueError("frozen names every part; leave one to train")
+        if self.frozen and self.lora is not None:
+            raise ValueError("lora freezes every part by itself; leave frozen empty")
         if self.checkpoint is not None and self.text_from is not None:
             raise ValueError("checkpoint and text_from both say where the text encoder's weights come from; keep one")
         return self
