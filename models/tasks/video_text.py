@@ -241,7 +241,8 @@ class VideoTextTask:
         found = torch.zeros(len(split), self.search.max_words, dtype=torch.float64)
         for part in torch.arange(len(split))[rank::workers].split(AT_ONCE):
             video, mask = self._encoded(network, split, part, device)
-            crossed, memory_mask = network.memory(self._nothing(len(part)).to(device), video, mask)
+            nothing = self._nothing(len(part)).to(device)
+            crossed, memory_mask = network.memory(nothing, video, mask, self.inputs.max_words)
             captions = beam_search(network, crossed, memory_mask, self.tokenizer.cls, self.tokenizer.sep, self.search)
             for number, hypotheses in zip(part.tolist(), captions, strict=True):
                 ids = hypotheses[0].ids

@@ -77,6 +77,16 @@ def test_the_trajectory_is_that_of_one_process(
 
 
 @pytest.mark.slow
+def test_workers_that_need_more_turns_than_others(data: Path, tmp_path: Path) -> None:
+    """Shares of 3 and 2 texts, two at a time: where weights are cut up, every turn is a collective call."""
+    changes: dict[str, object] = {"training.batch_size": 5, "model.align_chunk": 10, "combiner.way": "per_task"}
+    recipes = [video_recipe(data, tmp_path, {**changes, "engine.zero_stage": stage}) for stage in (0, 3)]
+    expected = on_workers(1, learn, recipes[:1], 6)[0][0]
+    for course in on_workers(2, learn, recipes, 6)[0]:
+        same(course, expected, 1e-5)
+
+
+@pytest.mark.slow
 def test_goes_on_elsewhere_in_the_middle_of_the_inner_loop(
     data: Path, alone: list[dict[str, float]], tmp_path: Path
 ) -> None:

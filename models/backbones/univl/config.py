@@ -44,7 +44,7 @@ class UniVLConfig(StrictConfig):
     """Compare unit vectors in the joint losses (the official switch `use_mil` turns it off)."""
     train_padding: bool = False
     """Whether the decoder also learns to predict padding, as the official code does."""
-    align_chunk: int = Field(default=1024, ge=1)
+    align_chunk: int = Field(default=128, ge=1)
     """Pairs of a text and a video that the cross encoder takes at once; more are computed again going backward."""
 
     @model_validator(mode="after")

@@ -109,9 +109,13 @@ class CrossEncoder(nn.Module):
         self.encoder = Encoder(config, config.cross_layers)
         self.pooler = _Pooler(config)
 
-    def forward(self, text: Tensor, video: Tensor, mask: Tensor) -> Tensor:
-        """(n, W, H), (n, F, H) and the mask of both (n, W+F) -> (n, W+F, H)."""
-        x = torch.cat([self.embeddings(text, 0, 0), self.embeddings(video, text.shape[1], 1)], 1)
+    def forward(self, text: Tensor, video: Tensor, mask: Tensor, places: int | None = None) -> Tensor:
+        """(n, W, H), (n, F, H) and the mask of both (n, W+F) -> (n, W+F, H).
+
+        `places`: where the frames' places begin; W unless said.
+        """
+        start = text.shape[1] if places is None else places
+        x = torch.cat([self.embeddings(text, 0, 0), self.embeddings(video, start, 1)], 1)
         encoded: Tensor = self.encoder(x, mask_bias(mask, x.dtype))
         return encoded
 

@@ -27,6 +27,15 @@ def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return (1 - mask.to(dtype))[:, None, None] * MASKED
 
 
+class WideLayerNorm(nn.LayerNorm):
+    """A layer norm of features of any scale: taken in float32 at least, given in the type of the weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        return F.layer_norm(x.to(wide), self.normalized_shape, weight, bias, self.eps).to(self.weight.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head attention without its output map."""
 

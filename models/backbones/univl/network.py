@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.encoders import CrossEncoder, Decoder, Heads, TextEncoder, VisualEncoder
-from models.backbones.univl.layers import EPS, DecoderLayer, EncoderLayer
+from models.backbones.univl.layers import EPS, DecoderLayer, EncoderLayer, WideLayerNorm
 from models.backbones.univl.losses import align_loss, frame_loss, joint_loss, mean_text, mean_video, wide
 from models.collectives import Alone, Collectives
 
@@ -71,7 +71,7 @@ class UniVL(nn.Module):
         self.cls, self.cls_visual = Heads(config, config.vocabulary), Heads(config, config.video_dim)
         self.similarity_dense = nn.Linear(config.hidden, 1)
         self.normalize_video = nn.Module()
-        self.normalize_video.visual_norm2d = nn.LayerNorm(config.video_dim, EPS)
+        self.normalize_video.visual_norm2d = WideLayerNorm(config.video_dim, EPS)
         if config.sentiment:
             self.sentiment = nn.Linear(config.hidden, 1)
         self.collectives: Collectives = Alone()
@@ -95,7 +95,7 @@ class UniVL(nn.Module):
             crossing = [name for name in (("cmlm", "cmfm") if prefix else ("sentiment",)) if name in wanted]
             decoder, memory_ids = f"{prefix}decoder", batch.memory_ids
             if decoder in wanted and memory_ids is not None:
-                seen = self.memory(memory_ids, encoded.video, batch.video_mask)
+                seen = self.memory(memory_ids, encoded.video, batch.video_mask, batch.ids.shape[1])
                 found[decoder] = self._caption(*seen, batch)
             if crossing or (decoder in wanted and memory_ids is None):
                 mask = torch.cat([batch.mask, batch.video_mask], 1)
@@ -120,8 +120,7 @@ class UniVL(nn.Module):
 
     def normalised(self, video: Tensor) -> Tensor:
         """(n, F, D) features of any scale -> layer-normalised ones, padding too."""
-        norm = cast(nn.LayerNorm, self.normalize_video.visual_norm2d)
-        found: Tensor = norm(video.to(norm.weight.dtype))
+        found: Tensor = cast(WideLayerNorm, self.normalize_video.visual_norm2d)(video)
         return found
 
     def encode_text(self, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
@@ -141,16 +140,23 @@ class UniVL(nn.Module):
             return F.normalize(vectors[0], dim=1), F.normalize(vectors[1], dim=1)
         return vectors
 
-    def similarity(self, text: Tensor, mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
-        """Encodings of k texts and m videos -> (k, m) scores of the cross encoder."""
+    def similarity(self, text: Tensor, mask: Tensor, video: Tensor, video_mask: Tensor, most: int = 0) -> Tensor:
+        """Encodings of k texts and m videos -> (k, m) scores of the cross encoder.
+
+        `most`: of how many texts any worker has at this call. All of them then take as many turns, some perhaps empty:
+        where weights are cut up among workers (ZeRO-3), each turn is a collective call.
+        """
         texts = (*self.cross.projected(text, 0, 0), mask)
         videos = (*self.cross.projected(video, text.shape[1], 1), video_mask)
         rows = max(1, self.config.align_chunk // max(1, len(video)))
-        again = torch.is_grad_enabled() and len(text) > rows
-        scores = [
-            checkpoint(self._scores, *part, *videos, use_reentrant=False) if again else self._scores(*part, *videos)
-            for part in zip(*(t.split(rows) for t in texts), strict=True)
-        ]
+        most = max(most, len(text))
+        again = torch.is_grad_enabled() and most > rows
+        scores = []
+        for start in range(0, max(1, most), rows):
+            part = [tensor[start : start + rows] for tensor in texts]
+            scores.append(
+                checkpoint(self._scores, *part, *videos, use_reentrant=False) if again else self._scores(*part, *videos)
+            )
         return torch.cat(scores).view(len(text), len(video))
 
     def _scores(self, *parts: Tensor) -> Tensor:
@@ -171,7 +177,8 @@ class UniVL(nn.Module):
     def _align(self, encoded: _Encoded, batch: UniVLBatch) -> Tensor:
         videos, start = self.collectives.gather(encoded.video)
         masks, _ = self.collectives.gather(batch.video_mask)
-        return align_loss(self.similarity(encoded.text, batch.mask, videos, masks), start)
+        counts, _ = self.collectives.gather(torch.tensor([len(batch.ids)], device=batch.ids.device))
+        return align_loss(self.similarity(encoded.text, batch.mask, videos, masks, int(counts.max())), start)
 
     def _words(self, crossed: Tensor, batch: UniVLBatch) -> Tensor:
         at = batch.token_labels != NO_LABEL
@@ -195,11 +202,14 @@ class UniVL(nn.Module):
         head = self.decoder.classifier.cls.predictions
         return wide(head(states, self.bert.embeddings.word_embeddings.weight))
 
-    def memory(self, ids: Tensor, video: Tensor, video_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Texts without padding (n, W'') and encoded videos -> what the decoder sees, and its mask."""
+    def memory(self, ids: Tensor, video: Tensor, video_mask: Tensor, places: int) -> tuple[Tensor, Tensor]:
+        """Texts without padding (n, W'') and encoded videos -> what the decoder sees, and its mask.
+
+        `places`: W, after which the frames' places begin, as if the texts were padded.
+        """
         mask = torch.cat([torch.ones_like(ids), video_mask], 1)
         text = self.encode_text(ids, torch.zeros_like(ids), torch.ones_like(ids))
-        return self.cross(text, video, mask), mask
+        return self.cross(text, video, mask, places), mask
 
     def _caption(self, crossed: Tensor, memory_mask: Tensor, batch: UniVLBatch) -> Tensor:
         at = counted_words(batch, self.config.train_padding)
