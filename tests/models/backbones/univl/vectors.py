@@ -83,4 +83,5 @@ def batch(dtype: torch.dtype = torch.float32) -> UniVLBatch:
 
 def share(whole: UniVLBatch, rows: slice) -> UniVLBatch:
     """Some samples of a batch."""
-    return replace(whole, **{name: None if tensor is None else tensor[rows] for name, tensor in vars(whole).items()})
+    parts: dict[str, Any] = {n: None if tensor is None else tensor[rows] for n, tensor in vars(whole).items()}
+    return replace(whole, **parts)
