@@ -160,6 +160,7 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
         ({"combiner.way": "double_backward"}, "runs outside the engine alone"),
         ({"combiner.way": "forward_mode", "engine.zero_stage": 3}, "needs whole weights on every worker"),
         ({"combiner.way": "finite_difference", "engine.precision": "bf16"}, "wrong sign"),
+        ({"combiner.way": "one_sided_difference", "engine.precision": "bf16"}, "wrong sign"),
         ({"combiner.scheme": "aid_cg", "engine.precision": "bf16"}, "wrong sign"),
         ({"engine.accumulation": 2}, "normalises over the whole batch at once"),
         ({"scaling.workers": 25}, "cannot be shared by"),
