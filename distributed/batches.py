@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from models.collectives import Collectives
 from models.errors import UserError
 from models.meltr.bilevel import MetaBatches
 from models.meltr.config import MELTRConfig
-from models.meltr.machine import Network
+from models.meltr.machine import Evaluate, Network
 from models.tasks.task import Task
 
 
@@ -21,6 +22,8 @@ class Losses:
     """This worker's share of a batch as a function of the network: the same numbers at every call."""
 
     task: Task
+    names: tuple[str, ...]
+    """Of the T losses to compute."""
     parts: list[Any]
     """One batch a micro-batch."""
     weights: Tensor
@@ -32,11 +35,16 @@ class Losses:
     def part(self, network: Network, number: int) -> Tensor:
         """(T,) shares of micro-batch `number`: summed over workers and micro-batches they are means."""
         torch.manual_seed((self.seed * 64 + number) % 2**63)  # dropout repeats itself too
-        losses, self.seen = self.task.losses(network, self.parts[number])
-        return torch.stack([losses[name] for name in self.task.names]) / self.weights
+        losses, self.seen = self.task.losses(network, self.parts[number], self.names)
+        return torch.stack([losses[name] for name in self.names]) / self.weights
+
+    @property
+    def pieces(self) -> list[Evaluate]:
+        """The shares of each micro-batch as a function of the network."""
+        return [partial(self.part, number=number) for number in range(len(self.parts))]
 
     def __call__(self, network: Network) -> Tensor:
-        return torch.stack([self.part(network, number) for number in range(len(self.parts))]).sum(0)
+        return torch.stack([piece(network) for piece in self.pieces]).sum(0)
 
 
 class Batches:
@@ -45,14 +53,15 @@ class Batches:
     def __init__(
         self,
         task: Task,
+        names: tuple[str, ...],
         seed: int,
         batch_size: int,
         place: tuple[int, int],
         collectives: Collectives,
         device: torch.device,
     ) -> None:
-        """`place`: this worker's rank, and how many workers there are."""
-        self.task, self.seed, self.batch_size = task, seed, batch_size
+        """`names`: of the losses to compute; `place`: this worker's rank, and how many workers there are."""
+        self.task, self.names, self.seed, self.batch_size = task, names, seed, batch_size
         self.rank, self.workers = place
         self.collectives, self.device = collectives, device
         self.samples: Sequence[int] = range(len(task))
@@ -89,11 +98,11 @@ class Batches:
             for part in range(parts)
         ]
         counts = [self.task.weights(micro) for micro in micros]
-        total = [sum(count[name] for count in counts) for name in self.task.names]
+        total = [sum(count[name] for count in counts) for name in self.names]
         weights = torch.tensor(total, dtype=torch.float64, device=self.device)
         self.collectives.sum_in_place(weights)
         weights = torch.where(weights > 0, weights, 1.0).float()
-        return Losses(self.task, micros, weights, draw)
+        return Losses(self.task, self.names, micros, weights, draw)
 
     def at(self, step: int, parts: int = 1) -> Losses:
         """The losses of the global batch of a step; collective."""

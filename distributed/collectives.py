@@ -33,6 +33,35 @@ class _SumOverWorkers(torch.autograd.Function):
         return _total(tangent)
 
 
+class _RowsOfAllWorkers(torch.autograd.Function):
+    """Forward, and forward mode: the rows of all workers. Backward: the sum over workers of the gradients of own rows.
+
+    The loss is a sum over workers, and each of them may have used every row.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
+        ctx.counts = counts
+        return _all_rows(rows, counts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _total(grad).split(ctx.counts)[dist.get_rank()], None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return _all_rows(tangent, ctx.counts)
+
+
+def _all_rows(rows: Tensor, counts: list[int]) -> Tensor:
+    longest = max(counts)  # every worker's part of a collective has the same shape
+    padded = rows.new_zeros(longest, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
 class WorldCollectives:
     """The collectives of the default process group (see models/collectives.py)."""
 
@@ -48,3 +77,12 @@ class WorldCollectives:
     def sum_in_place(self, tensor: Tensor) -> None:
         """Replaces `tensor` by its sum over workers; not differentiable."""
         dist.all_reduce(tensor)
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, int]:
+        if self.world_size == 1:
+            return rows, 0
+        counts = torch.zeros(self.world_size, dtype=torch.long, device=rows.device)
+        counts[dist.get_rank()] = len(rows)
+        dist.all_reduce(counts)
+        found: list[int] = counts.tolist()
+        return _RowsOfAllWorkers.apply(rows, found), sum(found[: dist.get_rank()])  # type: ignore[no-untyped-call]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from distributed.checkpoint import Checkpoint, Learned, load_learned
 from distributed.machine import EngineMachine
-from models.combiners import CombinerConfig, fixed_coefficients
+from models.combiners import CombinerConfig, fixed_coefficients, losses_needed
 from models.errors import UserError
 from models.meltr.bilevel import LearnedLoss, MetaBatches
 from models.meltr.config import MELTRConfig
-from models.meltr.machine import Evaluate
+from models.meltr.machine import Evaluate, Vector
 from models.tasks.task import Task
 
 
@@ -28,18 +28,21 @@ class Step:
     """The number to watch: what is minimised with fixed coefficients, else the plain sum of the losses."""
     figures: dict[str, float]
     """For the log: each loss, and with a learned loss c_t = dM/dl_t, M and the hypergradient's norm."""
+    gradient: Vector | None = None
+    """Of the combined loss, where it is known already."""
 
 
 class Combiner:
     """Checks the losses of a step and gives their coefficients; the same on every worker."""
 
     def __init__(self, config: CombinerConfig, task: Task, seed: int, device: torch.device) -> None:
-        self.names = task.names
+        self.names = losses_needed(config, task.names, task.primary)
         self.learned: LearnedLoss | None = None
         if isinstance(config, MELTRConfig):
             self.learned = LearnedLoss(config, task.names, task.primary, seed, device)
         else:
-            self.fixed = fixed_coefficients(config, task.names, task.primary).to(device)
+            coefficients = fixed_coefficients(config, task.names, task.primary)
+            self.fixed = coefficients[coefficients != 0].to(device)
 
     def step(
         self,
@@ -72,7 +75,8 @@ class Combiner:
         coefficients = found.coefficients.tolist()
         figures |= {f"coefficient/{name}": c for name, c in zip(self.names, coefficients, strict=True)}
         # M moves with phi as well: the plain sum is what can be compared from step to step.
-        return Step(found.coefficients, sum(values), {**figures, "unified": found.unified})
+        figures["unified"] = found.unified
+        return Step(found.coefficients, sum(values), figures, found.gradient)
 
     def saved(self) -> Learned | None:
         """What a checkpoint keeps of a learned loss; None with fixed coefficients, which the recipe holds."""

@@ -11,15 +11,20 @@ from distributed.engine import EngineConfig
 from distributed.recipe_file import PathField
 from distributed.tracking import TrackingConfig
 from models.backbones.resnet import ResNetConfig
+from models.backbones.univl.beam_search import BeamSearchConfig
+from models.backbones.univl.config import UniVLConfig
 from models.combiners import CombinerConfig, SingleConfig
 from models.config import StrictConfig
 from models.data.alignment_set import AlignmentDataConfig
 from models.data.classification_set import ClassificationDataConfig
+from models.data.mosi import MOSIDataConfig
+from models.data.msrvtt import MSRVTTDataConfig
 from models.meltr.config import MELTRConfig
 from models.neumatch.decoding import DecodingConfig
 from models.neumatch.network import NeuMATCHConfig
 from models.optim.lars import OptimiserConfig
 from models.optim.schedule import ScheduleConfig
+from models.tasks.video_text import InputConfig
 
 
 class BaselineConfig(StrictConfig):
@@ -73,7 +78,7 @@ class Recipe(StrictConfig):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's folder below `storage`. The same name continues the same run."""
-    task: Literal["alignment", "classification"]
+    task: Literal["alignment", "classification", "retrieval", "captioning", "sentiment"]
     seed: int = Field(default=101, ge=0)
     storage: PathField = Path("runs")
     """A folder that all nodes share."""
@@ -119,8 +124,8 @@ class Recipe(StrictConfig):
         """The part that decides the numbers: a checkpoint may only be continued under the same."""
         elsewhere = {"name", "storage", "scaling", "checkpoint", "tracking", "decoding"}
         part = self.model_dump(mode="json", exclude=elsewhere)
-        part["engine"].pop("zero_stage")
-        part["engine"].pop("accumulation")
+        for key in ("zero_stage", "accumulation", "activation_checkpointing"):
+            part["engine"].pop(key)
         part["data"].pop("root")
         for key in ("evaluate_every", "log_every"):
             part["training"].pop(key)
@@ -142,7 +147,7 @@ def _check_learned(combiner: MELTRConfig, engine: EngineConfig) -> None:
             "combiner.way='forward_mode' needs whole weights on every worker, which engine.zero_stage=3 does not keep; "
             "use combiner.way=per_task, or engine.zero_stage=2"
         )
-    if engine.precision == "bf16" and (combiner.way == "finite_difference" or combiner.scheme not in EXACT_SCHEMES):
+    if engine.precision == "bf16" and (combiner.way in DIFFERENCES or combiner.scheme not in EXACT_SCHEMES):
         raise ValueError(
             "differences of losses or gradients need engine.precision=fp32 (in bf16 they give the wrong sign): use it, "
             "or combiner.scheme=aid_fp_lite with combiner.way=per_task or forward_mode"
@@ -151,6 +156,7 @@ def _check_learned(combiner: MELTRConfig, engine: EngineConfig) -> None:
         raise ValueError("combiner.meta_fraction below 1 needs engine.accumulation=1")
 
 
+DIFFERENCES = ("finite_difference", "one_sided_difference")
 EXACT_SCHEMES = ("aid_fp_lite", "itd")
 """Those that take no product with the Hessian."""
 
@@ -172,6 +178,8 @@ class AlignmentRecipe(Recipe):
                 "model.normalisation='sbn' needs the statistics of the whole batch at once: set engine.accumulation=1 "
                 "(and use more workers if memory is short)"
             )
+        if self.engine.activation_checkpointing:
+            raise ValueError("engine.activation_checkpointing: NeuMATCH has no blocks to recompute; set it false")
         if isinstance(self.combiner, MELTRConfig):
             raise ValueError("combiner.name='meltr' needs a task with several losses; alignment has one: use single")
         return self
@@ -197,7 +205,39 @@ class ClassificationRecipe(Recipe):
         return self
 
 
-RECIPES: dict[str, type[Recipe]] = {"alignment": AlignmentRecipe, "classification": ClassificationRecipe}
+class VideoTextRecipe(Recipe):
+    """Retrieval, captioning or sentiment with UniVL and its losses."""
+
+    task: Literal["retrieval", "captioning", "sentiment"]
+    data: Annotated[MSRVTTDataConfig | MOSIDataConfig, Field(discriminator="name")]
+    model: UniVLConfig = UniVLConfig()
+    inputs: InputConfig = InputConfig()
+    decoding: BeamSearchConfig = BeamSearchConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if (self.task == "sentiment") != isinstance(self.data, MOSIDataConfig):
+            raise ValueError(
+                f"data.name={self.data.name!r} has nothing for task={self.task!r}: sentiment goes with mosi, "
+                "retrieval and captioning with msrvtt"
+            )
+        if self.engine.accumulation > 1:
+            raise ValueError(
+                "engine.accumulation above 1 would take negatives from each micro-batch alone: set it to 1, and "
+                "engine.activation_checkpointing=true or more workers if memory is short"
+            )
+        if self.init_from is not None:
+            raise ValueError("init_from reads exports of alignment runs; model.checkpoint names weights for this task")
+        return self
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    "alignment": AlignmentRecipe,
+    "classification": ClassificationRecipe,
+    "retrieval": VideoTextRecipe,
+    "captioning": VideoTextRecipe,
+    "sentiment": VideoTextRecipe,
+}
 
 
 def recipe_from_json(text: str) -> Recipe:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distributed.shards import Shards, Slice, shards_of
 from models.config import StrictConfig
+from models.freezing import frozen_weights
 from models.optim.lars import LARS, OptimiserConfig
 
 
@@ -23,6 +24,8 @@ class EngineConfig(StrictConfig):
     """bf16 keeps fp32 master weights; DeepSpeed has them from ZeRO stage 1 on, so stage 0 then runs as stage 1."""
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches a step. SBN needs its whole batch at once: 1."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of a network's blocks and compute the rest again in the backward pass."""
 
 
 class Engine:
@@ -51,8 +54,9 @@ class Engine:
             # DeepSpeed makes the fp32 weights from rounded ones. Each would start half a bf16 step away from the next
             # number, and small optimiser steps would not show in the forward pass until they add up to that.
             self.shards.load(lambda s: exact[s.name].view(-1)[s.start : s.start + s.length])
-            for buffer in self.module.buffers():  # running statistics would stand still where a step is below rounding
-                buffer.data = buffer.data.float()
+            for name, buffer in self.module.named_buffers():  # DeepSpeed leaves them in fp32, as statistics should be
+                if name in frozen_weights(self.module):
+                    buffer.data = buffer.data.bfloat16()
 
     @property
     def partitioned(self) -> bool:
@@ -87,6 +91,17 @@ class Engine:
         """
         self._backward(loss)
         self._engine.step()
+
+    def step_along(self, gradient: list[Tensor]) -> None:
+        """One optimiser step with a gradient that is known already, one fp32 vector a slice; not at stage 3."""
+        holders = 1 if self.shards.sharded else dist.get_world_size()
+        whole = {name: torch.zeros(shape.numel(), device=self.device) for name, shape in self.shards.shapes.items()}
+        for s, part in zip(self.shards.slices, gradient, strict=True):
+            whole[s.name][s.start : s.start + s.length] = part / holders
+        # A loss that is linear in the weights, so that the gradient takes the way of any other through DeepSpeed. One
+        # term a tensor on every worker: stage 2 fills its buckets in the order in which gradients become ready.
+        terms = [(p * whole[name].view_as(p)).sum() for name, p in self.module.named_parameters()]
+        self.backward_and_step(torch.stack(terms).sum())
 
     def partitioned_gradient(self, loss: Tensor) -> list[Tensor]:
         """At stage 3, the gradient of the sum of all workers' losses, one fp32 vector a slice; no step follows."""

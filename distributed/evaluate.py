@@ -161,7 +161,7 @@ def score_task(recipe: Recipe, split: str, which: str) -> None:
     task = load_task(recipe)
     network = task.network()
     network.load_state_dict(checkpoint.whole_weights(chosen))
-    scores = task.scores(task.score_sums(network, split, 0, 1))
+    scores = task.scores(task.score_sums(network, split, 0, 1), split)
     if not scores:
         raise UserError(f"the {split} split is empty")
     lines = [f"| {split}, step {chosen.step} | |", "|---|---|", *(f"| {k} | {v:.2f} |" for k, v in scores.items())]

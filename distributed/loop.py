@@ -27,6 +27,7 @@ from models.meltr.config import MELTRConfig
 from models.meltr.statistics import frozen_statistics
 from models.normalisation import synchronise
 from models.optim.schedule import PlateauState, after_epoch, rate_factor
+from models.recompute import recompute
 from models.tasks.task import Task
 
 
@@ -72,11 +73,14 @@ class Trainer:
             network.load_state_dict(read_export(recipe.init_from, recipe.model).weights)
         self.collectives = WorldCollectives()
         synchronise(network, self.collectives)
+        if recipe.engine.activation_checkpointing:
+            recompute(network.blocks())
         self.engine = Engine(network.to(self.device), recipe.engine, recipe.optimiser)
         self.machine = EngineMachine(self.engine)
         self.combiner = Combiner(recipe.combiner, task, recipe.seed, self.device)
         place = (self.rank, self.workers)
-        self.sampler = Batches(task, recipe.seed, recipe.training.batch_size, place, self.collectives, self.device)
+        names, batch_size = self.combiner.names, recipe.training.batch_size
+        self.sampler = Batches(task, names, recipe.seed, batch_size, place, self.collectives, self.device)
         if isinstance(recipe.combiner, MELTRConfig) and recipe.combiner.meta_data == "held_out":
             self.sampler.hold_out(recipe.combiner.held_out_fraction)
         self.state, self.figures = RunState(), dict[str, float]()
@@ -106,7 +110,7 @@ class Trainer:
             step = self._accumulated(batch) if len(batch.parts) > 1 else self._at_once(batch)
         except FloatingPointError as error:
             raise self._diverged(str(error)) from error
-        weight = float(batch.weights[self.task.names.index(self.task.primary)])
+        weight = float(batch.weights[0])
         self.figures = step.figures
         state.step += 1
         state.batch += 1
@@ -128,6 +132,9 @@ class Trainer:
         due = learned is not None and learned.meta_due
         graph = batch.part(self.engine, 0)
         step = self._combine(batch, graph, self.machine.total(graph))
+        if step.gradient is not None and not self.engine.partitioned:
+            self.engine.step_along(step.gradient)
+            return step
         if due and self.engine.partitioned:  # the meta step went backward through other graphs since
             with frozen_statistics(self.engine.module):
                 graph = batch.part(self.engine, 0)
@@ -139,7 +146,7 @@ class Trainer:
         step = None
         if self.combiner.learned is not None:
             step = self._combine(batch, None, self.machine.values(batch))
-        losses = torch.zeros(len(self.task.names), dtype=torch.float64, device=self.device)
+        losses = torch.zeros(len(self.combiner.names), dtype=torch.float64, device=self.device)
         for number in range(len(batch.parts)):
             graph = batch.part(self.engine, number)
             losses += self.machine.total(graph)
@@ -180,7 +187,7 @@ class Trainer:
         network = self.task.network().to(self.device)
         network.load_state_dict(self.engine.weights())
         sums = self._sum(self.task.score_sums(network, split, self.rank, self.workers).tolist())
-        scores = self.task.scores(torch.tensor(sums, dtype=torch.float64))
+        scores = self.task.scores(torch.tensor(sums, dtype=torch.float64), split)
         return {f"{split}/{name}": value for name, value in scores.items()}
 
     def save(self) -> Path | None:
@@ -245,7 +252,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
             scores = trainer.evaluate()
             figures |= scores
             state.figures = dict(scores)
-            selected = sum(scores.values()) / len(scores) if scores else -state.plateau.best  # type: ignore[operator]
+            plain = {name.partition("/")[2]: value for name, value in scores.items()}
+            selected = trainer.task.selected(plain) if plain else -state.plateau.best  # type: ignore[operator]
             if state.best is None or selected > state.best:
                 state.best, state.best_step = selected, state.step
         if tracker is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from distributed.engine import Engine
 from distributed.shards import Slice
 from models.errors import UserError
-from models.meltr.machine import Evaluate, Vector, Weights, forward_mode
+from models.meltr.machine import Evaluate, Vector, Weights, forward_mode, gradient_by_pieces
 from models.meltr.statistics import frozen_statistics
 
 
@@ -40,17 +40,17 @@ class EngineMachine:
 
     def gradient(self, evaluate: Evaluate, weights: Weights, graph: Tensor | None = None) -> Vector:
         engine = self.engine
-        shares = None if engine.partitioned else graph
-        if shares is None:
-            with frozen_statistics(engine.module):
-                shares = evaluate(engine)
-        chosen = weights if isinstance(weights, Tensor) else weights(self.total(shares).float())
-        loss = (shares * chosen.to(shares)).sum()
-        if engine.partitioned:
-            return engine.partitioned_gradient(loss)
+        graph = None if engine.partitioned else graph
         named = dict(engine.module.named_parameters())
-        found = torch.autograd.grad(loss, list(named.values()), retain_graph=graph is not None, allow_unused=True)
-        return self._summed(dict(zip(named, found, strict=True)))
+
+        def differentiate(loss: Tensor) -> Vector:
+            if engine.partitioned:
+                return engine.partitioned_gradient(loss)
+            found = torch.autograd.grad(loss, list(named.values()), retain_graph=graph is not None, allow_unused=True)
+            return self._summed(dict(zip(named, found, strict=True)))
+
+        with frozen_statistics(engine.module):
+            return gradient_by_pieces(self, engine, evaluate, weights, graph, differentiate)
 
     def _summed(self, found: dict[str, Tensor | None]) -> Vector:
         """This worker's slices of the sum over workers of whole gradients."""
@@ -100,7 +100,7 @@ class EngineMachine:
     def dot(self, left: Vector, right: Vector) -> Tensor:
         product = torch.zeros((), dtype=torch.float64, device=self.engine.device)
         for a, b in zip(left, right, strict=True):
-            product += torch.dot(a.double(), b.double())
+            product += (a * b).sum(dtype=torch.float64)
         self.engine.shards.collectives.sum_in_place(product)
         return product
 

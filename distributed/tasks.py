@@ -3,19 +3,21 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe
+from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe, VideoTextRecipe
 from distributed.export import PREPROCESSING, read_export
-from models.combiners import fixed_coefficients
+from models.combiners import losses_needed
 from models.data.alignment_set import load_examples
 from models.data.classification_set import load_images
 from models.data.examples import Example
+from models.data.mosi import load_mosi
+from models.data.msrvtt import MSRVTTDataConfig, load_msrvtt
 from models.errors import UserError
-from models.meltr.config import MELTRConfig
 from models.neumatch.network import NeuMATCHConfig
 from models.neumatch.samples import Preprocessors
 from models.tasks.alignment import AlignmentTask
 from models.tasks.classification import ClassificationTask
 from models.tasks.task import Task
+from models.tasks.video_text import VideoTextTask
 
 
 def prepare_task(recipe: Recipe, begun: bool) -> None:
@@ -30,12 +32,14 @@ def prepare_task(recipe: Recipe, begun: bool) -> None:
         task: Task = _prepare_alignment(recipe, begun)
     else:
         task = load_task(recipe)
-    if not isinstance(recipe.combiner, MELTRConfig):
-        fixed_coefficients(recipe.combiner, task.names, task.primary)
+    losses_needed(recipe.combiner, task.names, task.primary)
 
 
 def load_task(recipe: Recipe) -> Task:
     """The task with its data, on a worker or for scoring, after `prepare_task`."""
+    if isinstance(recipe, VideoTextRecipe):
+        splits = load_msrvtt(recipe.data) if isinstance(recipe.data, MSRVTTDataConfig) else load_mosi(recipe.data)
+        return VideoTextTask(recipe.task, recipe.model, recipe.inputs, recipe.decoding, splits)
     if isinstance(recipe, ClassificationRecipe):
         return ClassificationTask(recipe.model, recipe.data, load_images(recipe.data))
     if not isinstance(recipe, AlignmentRecipe):

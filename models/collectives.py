@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Collectives(Protocol):
-    """Sums over all workers."""
+    """Sums over all workers, and rows of all workers."""
 
     @property
     def world_size(self) -> int: ...
@@ -17,6 +17,11 @@ class Collectives(Protocol):
 
     def sum_in_place(self, tensor: Tensor) -> None:
         """Replaces `tensor` by its sum over workers; not differentiable."""
+        ...
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, int]:
+        """(n, ...) rows, n differing between workers and possibly 0 -> all of them in the order of the workers, and
+        where this worker's begin. Differentiable: a row's gradient is the sum over workers of what they did with it."""
         ...
 
 
@@ -30,3 +35,6 @@ class Alone:
 
     def sum_in_place(self, tensor: Tensor) -> None:
         pass
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, int]:
+        return rows, 0

@@ -34,6 +34,18 @@ class WeightedConfig(StrictConfig):
 CombinerConfig = Annotated[SingleConfig | SumConfig | WeightedConfig | MELTRConfig, Field(discriminator="name")]
 
 
+def losses_needed(config: CombinerConfig, names: Sequence[str], primary: str) -> tuple[str, ...]:
+    """Those of a task's losses `names` that have to be computed, in their order.
+
+    Raises:
+        UserError: as `fixed_coefficients`.
+    """
+    if isinstance(config, MELTRConfig):
+        return tuple(names)
+    coefficients = fixed_coefficients(config, names, primary).tolist()
+    return tuple(name for name, c in zip(names, coefficients, strict=True) if c)
+
+
 def fixed_coefficients(config: SingleConfig | SumConfig | WeightedConfig, names: Sequence[str], primary: str) -> Tensor:
     """(T,) float32 coefficients of the losses `names`.
 

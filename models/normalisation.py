@@ -46,7 +46,7 @@ class GlobalNorm(nn.Module):
 
 
 def synchronise(network: nn.Module, collectives: Collectives) -> None:
-    """From now on the statistics of the network's layers are those of all workers' batches together."""
+    """From now on layers that look at the whole batch (they have `collectives`) see those of all workers together."""
     for module in network.modules():
-        if isinstance(module, GlobalNorm):
-            module.collectives = collectives
+        if hasattr(module, "collectives"):
+            module.collectives = collectives  # type: ignore[assignment]

@@ -76,6 +76,10 @@ class ResNet(nn.Module):
         features = self.stages(F.relu(self.norm(self.conv(x)))).mean((2, 3))
         return self.classes(features), self.rotation(features)
 
+    def blocks(self) -> list[nn.Module]:
+        """The modules that activation checkpointing may wrap."""
+        return [module for module in self.modules() if isinstance(module, Block)]
+
     @staticmethod
     def component_of(parameter: str) -> str:
         """The part that a parameter's name belongs to: stem, stage_1 to stage_3, classes or rotation."""

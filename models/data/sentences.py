@@ -75,6 +75,16 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of `source` (see `SentenceEncoder.load`). Raises UserError when it cannot be found or read."""
+    folder = _locate(source)
+    with _quiet():
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # a bad folder surfaces as many unrelated types
+            raise UserError(f"tokenizer {source!r} ({folder}): cannot be loaded ({_one_line(error)})") from None
+
+
 class SentenceEncoder:
     """A frozen sentence encoder on the CPU, float32.
 
@@ -122,6 +132,11 @@ class SentenceEncoder:
             raise UserError(f"{where}: is no sentence encoder; expected an encoder-only model with a padding token")
         limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
         return cls(model.eval().requires_grad_(False), tokenizer, model.config.hidden_size, limit)
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The transformer itself."""
+        return self._model
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:

@@ -8,7 +8,7 @@ under any sharded engine. One inner step is:
 3. c = dM/dl at the (new) phi; the caller steps on sum_t c_t l_t.
 
 The meta step uses the forward pass of the step that follows it, so with meta data `same` it costs one backward pass and
-T directional derivatives.
+T directional derivatives; with `per_task` and few losses the step's own gradient comes out of it as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from models.meltr.config import MELTRConfig
 from models.meltr.hypergradient import SCHEMES, WAYS, Problem, hypergradient
-from models.meltr.machine import Evaluate, Machine
+from models.meltr.hypergradient.per_task import KEPT
+from models.meltr.machine import Evaluate, Machine, Vector
 from models.meltr.transformer import fit_to_sum, loss_network, unified_and_coefficients
 
 
@@ -48,8 +49,10 @@ class Combination:
     """(T,) c_t = dM/dl_t."""
     unified: float
     """M."""
-    hypergradient_norm: float | None
+    hypergradient_norm: float | None = None
     """Before the cap; None where no meta step was due."""
+    gradient: Vector | None = None
+    """d(sum_t c_t l_t)/dw, where the meta step knows it already: the caller may step along it."""
 
 
 class LearnedLoss:
@@ -98,33 +101,37 @@ class LearnedLoss:
             decay: the share of its rate that phi's optimiser uses.
             meta: called when a meta step is due, for the batches that it looks at.
         """
-        losses = losses.detach().to(self.parameters[0])
+        values, losses = losses.detach(), losses.detach().to(self.parameters[0])
         if self.steps == 0:
             self.start(losses)
-        norm = None
+        norm, problem = None, None
         if self.meta_due:
             batches = meta()
-            norm = self._meta_step(
-                Problem(
-                    machine=machine,
-                    network=self.network,
-                    evaluate=batches.training or evaluate,
-                    losses=losses,
-                    primary=self.primary,
-                    gamma=self.config.gamma,
-                    graph=graph if batches.training is None else None,
-                    meta=batches.primary,
-                    others=batches.others,
-                    direct_regulariser_gradient=self.config.direct_regulariser_gradient,
-                    rate=inner_rate,
-                    terms=self.config.terms,
-                    series_rate=self.config.series_rate,
-                ),
-                decay,
+            whole = batches.training is None
+            problem = Problem(
+                machine=machine,
+                network=self.network,
+                evaluate=batches.training or evaluate,
+                losses=losses,
+                primary=self.primary,
+                gamma=self.config.gamma,
+                graph=graph if whole else None,
+                values=values if whole else None,
+                meta=batches.primary,
+                others=batches.others,
+                direct_regulariser_gradient=self.config.direct_regulariser_gradient,
+                rate=inner_rate,
+                terms=self.config.terms,
+                series_rate=self.config.series_rate,
+                keep_gradients=self.config.way == "per_task" and len(losses) <= KEPT,
             )
+            norm = self._meta_step(problem, decay)
         self.steps += 1
         unified, coefficients = unified_and_coefficients(self.network, losses)
-        return Combination(losses, coefficients, float(unified), norm)
+        gradient = None
+        if problem is not None and problem.keep_gradients and problem.values is not None:
+            gradient = problem.gradient(coefficients)
+        return Combination(losses, coefficients, float(unified), norm, gradient)
 
     def _meta_step(self, problem: Problem, decay: float) -> float:
         gradient = hypergradient(problem, SCHEMES[self.config.scheme], WAYS[self.config.way])

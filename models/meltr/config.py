@@ -17,7 +17,10 @@ class MELTRConfig(StrictConfig):
     initialisation: Literal["sum", "paper"] = "sum"
     """`sum` fits the loss network to the plain sum over the first batch's range of losses before training."""
     scheme: Literal["aid_fp_lite", "itd", "stocbio", "aid_cg", "aid_fp"] = "aid_fp_lite"
-    way: Literal["forward_mode", "per_task", "finite_difference", "double_backward"] = "per_task"
+    way: Literal["forward_mode", "per_task", "finite_difference", "one_sided_difference", "double_backward"] = (
+        "per_task"
+    )
+    """How the losses' derivatives along a direction are computed; models/README.md compares them."""
     inner_steps: int = Field(default=3, ge=1)
     """K: steps of the backbone between two of the loss network."""
     gamma: float = Field(default=0.3, ge=0)

@@ -76,6 +76,31 @@ def scaled(vector: Vector, factor: float) -> Vector:
     return list(torch._foreach_mul(vector, factor))
 
 
+def gradient_by_pieces(
+    machine: Machine,
+    network: Network,
+    evaluate: Evaluate,
+    weights: Weights,
+    graph: Tensor | None,
+    differentiate: Callable[[Tensor], Vector],
+) -> Vector:
+    """`Machine.gradient` for a machine that can differentiate one loss.
+
+    An `evaluate` with an attribute `pieces` is the sum of those (micro-batches), of which only one graph at a time is
+    then held.
+    """
+    pieces: Sequence[Evaluate] = (evaluate,) if graph is not None else getattr(evaluate, "pieces", (evaluate,))
+    if not isinstance(weights, Tensor) and len(pieces) > 1:  # they depend on the losses of all pieces
+        weights = weights(machine.values(evaluate))
+    total: Vector = []
+    for piece in pieces:
+        shares = piece(network) if graph is None else graph
+        chosen = weights if isinstance(weights, Tensor) else weights(machine.total(shares))
+        vector = differentiate((shares * chosen.to(shares)).sum())
+        total = add(total, vector) if total else vector
+    return total
+
+
 def forward_mode(module: nn.Module, evaluate: Evaluate, tangents: Sequence[tuple[str, Tensor]]) -> Tensor:
     """(T,) derivatives of `evaluate` when the named parameters of `module` move along their tangents."""
     parameters = dict(module.named_parameters())  # a tied weight has one name and moves once
@@ -107,17 +132,15 @@ class OneProcess:
         return shares.detach()
 
     def gradient(self, evaluate: Evaluate, weights: Weights, graph: Tensor | None = None) -> Vector:
-        shares = graph
-        if shares is None:
-            with frozen_statistics(self.module):
-                shares = evaluate(self.module)
-        chosen = weights if isinstance(weights, Tensor) else weights(self.total(shares))
         parameters = [p for _, p in self.named]
-        found = torch.autograd.grad(
-            (shares * chosen.to(shares.dtype)).sum(), parameters, retain_graph=graph is not None, allow_unused=True
-        )
-        # A loss may reach only some parameters.
-        return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+
+        def differentiate(loss: Tensor) -> Vector:
+            found = torch.autograd.grad(loss, parameters, retain_graph=graph is not None, allow_unused=True)
+            # A loss may reach only some parameters.
+            return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+
+        with frozen_statistics(self.module):
+            return gradient_by_pieces(self, self.module, evaluate, weights, graph, differentiate)
 
     def forward_derivatives(self, evaluate: Evaluate, direction: Vector) -> Tensor:
         tangents = [(name, vector) for (name, _), vector in zip(self.named, direction, strict=True)]
@@ -135,7 +158,7 @@ class OneProcess:
             torch._foreach_copy_(weights, kept)
 
     def dot(self, left: Vector, right: Vector) -> Tensor:
-        return torch.stack([(a.double() * b.double()).sum() for a, b in zip(left, right, strict=True)]).sum()
+        return torch.stack([(a * b).sum(dtype=torch.float64) for a, b in zip(left, right, strict=True)]).sum()
 
     def weights(self) -> Vector:
         return [p.detach() for _, p in self.named]

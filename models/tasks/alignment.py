@@ -69,8 +69,10 @@ class AlignmentTask:
         """How much each loss of this batch counts: its number of actions."""
         return {"actions": float(batch.action_lengths.sum())}
 
-    def losses(self, network: Callable[[Batch], Any], batch: Batch) -> tuple[dict[str, Tensor], Encoded]:
-        """The named losses, each summed over this batch's actions, and the stacks' outputs without gradient."""
+    def losses(
+        self, network: Callable[[Batch], Any], batch: Batch, names: Sequence[str]
+    ) -> tuple[dict[str, Tensor], Encoded]:
+        """The loss `actions`, summed over this batch's actions, and the stacks' outputs without gradient."""
         logits, gold, encoded = network(batch)
         # Detached: whoever keeps them for a figure must not keep the whole graph alive through the next step.
         seen = replace(encoded, video=encoded.video.detach(), text=encoded.text.detach())
@@ -94,10 +96,14 @@ class AlignmentTask:
             sums += torch.tensor([video_accuracy(movie, alignment), text_iou(movie, alignment), 1.0])
         return sums
 
-    def scores(self, sums: Tensor) -> dict[str, float]:
+    def scores(self, sums: Tensor, split: str = "test") -> dict[str, float]:
         """`video_accuracy` and `text_iou` in percent; empty for an empty split."""
         accuracy, iou, movies = sums.tolist()
         return {"video_accuracy": accuracy / movies, "text_iou": iou / movies} if movies else {}
+
+    def selected(self, scores: Mapping[str, float]) -> float:
+        """The mean of the scores."""
+        return sum(scores.values()) / len(scores)
 
 
 def stack_statistics(encoded: Encoded, dimensions: int = 50) -> dict[str, list[float]]:

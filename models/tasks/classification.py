@@ -78,24 +78,30 @@ class ClassificationTask:
         """How much each loss of this batch counts: its number of images."""
         return dict.fromkeys(self.names, float(len(batch.labels)))
 
-    def losses(self, network: Callable[[Tensor], Any], batch: ImageBatch) -> tuple[dict[str, Tensor], None]:
-        """The named losses, each summed over this batch's images; nothing is kept for figures.
+    def losses(
+        self, network: Callable[[Tensor], Any], batch: ImageBatch, names: Sequence[str]
+    ) -> tuple[dict[str, Tensor], None]:
+        """The losses `names`, each summed over this batch's images; nothing is kept for figures.
 
-        The network is called once: every call gathers the weights anew where they are cut up among workers (ZeRO-3).
+        The network is called once, on the images of these losses alone: every call gathers the weights anew where they
+        are cut up among workers (ZeRO-3).
         """
-        classes, rotations = (
-            logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in network(batch.images)
-        )
+        chosen = [name for name in self.names if name in names]
         count = len(batch.labels)
-        plain, mixed, _ = classes.split([count] * 3)
-        shares = batch.shares.to(classes.dtype)
-        own = F.cross_entropy(mixed, batch.labels, reduction="none")
-        partner = F.cross_entropy(mixed, batch.partner_labels, reduction="none")
-        losses = {
-            "classification": F.cross_entropy(plain, batch.labels, reduction="sum"),
-            "mixup": (shares * own + (1 - shares) * partner).sum(),
-            "rotation": F.cross_entropy(rotations[2 * count :], batch.quarters, reduction="sum"),
-        }
+        images = torch.cat([batch.images[count * (at := self.names.index(n)) : count * (at + 1)] for n in chosen])
+        classes, rotations = (logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in network(images))
+        parts = [slice(count * number, count * (number + 1)) for number in range(len(chosen))]
+        losses = {}
+        for name, part in zip(chosen, parts, strict=True):
+            if name == "classification":
+                losses[name] = F.cross_entropy(classes[part], batch.labels, reduction="sum")
+            elif name == "mixup":
+                shares = batch.shares.to(classes.dtype)
+                own = F.cross_entropy(classes[part], batch.labels, reduction="none")
+                partner = F.cross_entropy(classes[part], batch.partner_labels, reduction="none")
+                losses[name] = (shares * own + (1 - shares) * partner).sum()
+            else:
+                losses[name] = F.cross_entropy(rotations[part], batch.quarters, reduction="sum")
         return losses, None
 
     def figures(self, seen: None) -> dict[str, float | list[float]]:
@@ -126,10 +132,14 @@ class ClassificationTask:
             network.train(training)
         return sums
 
-    def scores(self, sums: Tensor) -> dict[str, float]:
+    def scores(self, sums: Tensor, split: str = "test") -> dict[str, float]:
         """`accuracy` in percent; empty for an empty split."""
         correct, count = sums.tolist()
         return {"accuracy": 100 * correct / count} if count else {}
+
+    def selected(self, scores: Mapping[str, float]) -> float:
+        """The mean of the scores."""
+        return sum(scores.values()) / len(scores)
 
     def _standardised(self, images: Tensor) -> Tensor:
         mean, deviation = (values.to(images.device)[:, None, None] for values in (self.mean, self.deviation))

@@ -1,6 +1,6 @@
 """What every task offers to a training loop: data in, named losses and figures out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -43,8 +43,8 @@ class Task(Protocol):
         """How much each loss of this batch counts."""
         ...
 
-    def losses(self, network: Callable[..., Any], batch: Any) -> tuple[dict[str, Tensor], Any]:
-        """The named losses, each summed over this batch, and what else `figures` wants to see (without gradient)."""
+    def losses(self, network: Callable[..., Any], batch: Any, names: Sequence[str]) -> tuple[dict[str, Tensor], Any]:
+        """The losses `names`, each summed over this batch, and what else `figures` wants to see (without gradient)."""
         ...
 
     def figures(self, seen: Any) -> dict[str, float | list[float]]:
@@ -59,6 +59,10 @@ class Task(Protocol):
         """This worker's share of the sums that `scores` needs for `split`: (k,) float64, zeros for an empty share."""
         ...
 
-    def scores(self, sums: Tensor) -> dict[str, float]:
-        """Figures from the sums over all workers; higher is better in each. Empty for an empty split."""
+    def scores(self, sums: Tensor, split: str) -> dict[str, float]:
+        """Figures from the sums over all workers. Empty for an empty split."""
+        ...
+
+    def selected(self, scores: Mapping[str, float]) -> float:
+        """The figure by which the best checkpoint is chosen; higher is better."""
         ...

@@ -20,7 +20,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 def batches(task: Task, rank: int = 0, workers: int = 1, size: int = 24) -> Batches:
-    return Batches(task, 7, size, (rank, workers), Alone(), CPU)
+    return Batches(task, task.names, 7, size, (rank, workers), Alone(), CPU)
 
 
 def test_an_epoch_sees_every_sample_once(task: Task) -> None:

@@ -8,7 +8,7 @@ from tests.support.learned import hypergradient_alone, hypergradients_on_engine,
 from tests.support.workers import WorkerError, on_workers
 
 STAGES = (0, 1, 2, 3)
-WAYS = ("per_task", "finite_difference", "forward_mode")
+WAYS = ("per_task", "finite_difference", "one_sided_difference", "forward_mode")
 
 
 def error(found: list[float], expected: list[float]) -> float:
@@ -30,7 +30,22 @@ def test_every_way_at_every_stage(reference: list[float], workers: int) -> None:
         for found in by_worker:
             assert found == by_worker[0]  # the same bits on every worker
             for way, numbers in zip(pairs[stage], found, strict=True):
-                assert error(numbers, reference) < (2e-3 if way == "finite_difference" else 1e-4), (stage, way)
+                assert error(numbers, reference) < (2e-3 if "difference" in way else 1e-4), (stage, way)
+
+
+def test_micro_batches_give_the_same_hypergradient(reference: list[float]) -> None:
+    pairs = [("aid_fp_lite", "per_task"), ("aid_fp", "per_task")]
+    series = hypergradient_alone("aid_fp", "per_task")
+    for found in on_workers(2, hypergradients_on_engine, STAGES, pairs, "fp32", 2):
+        for number, numbers in enumerate(found):
+            assert error(numbers, series if number % 2 else reference) < (2e-3 if number % 2 else 1e-4), number
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_step_along_a_known_gradient(stage: int) -> None:
+    plain, along = (on_workers(2, trajectory, stage, False, 4, known)[0] for known in (False, True))
+    for before, after in zip(plain, along, strict=True):
+        assert after == pytest.approx(before, rel=1e-6)
 
 
 @pytest.mark.parametrize("scheme", ["itd", "aid_cg", "aid_fp", "stocbio"])

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from models.combiners import SingleConfig, SumConfig, WeightedConfig, fixed_coefficients
+from models.combiners import SingleConfig, SumConfig, WeightedConfig, fixed_coefficients, losses_needed
 from models.errors import UserError
 from models.meltr.config import MELTRConfig
 from models.meltr.transformer import PRESETS
@@ -33,3 +33,11 @@ def test_presets_by_name() -> None:
         MELTRConfig.model_validate({"network": "unvil"})
     with pytest.raises(ValidationError, match="width=20 must be a multiple of heads=8"):
         MELTRConfig.model_validate({"network": {"width": 20}})
+
+
+def test_only_losses_that_count_are_needed() -> None:
+    names = ("a", "b", "c")
+    assert losses_needed(SingleConfig(), names, "b") == ("b",)
+    assert losses_needed(SumConfig(), names, "b") == names
+    assert losses_needed(WeightedConfig(weights={"c": 2.0, "a": -1.0, "b": 0.0}), names, "b") == ("a", "c")
+    assert losses_needed(MELTRConfig(), names, "b") == names

@@ -18,12 +18,15 @@ class _Meeting:
         self.barrier = Barrier(workers)
         self.brought: list[Tensor] = [torch.empty(0)] * workers
 
-    def total(self, rank: int, tensor: Tensor) -> Tensor:
+    def all(self, rank: int, tensor: Tensor) -> list[Tensor]:
         self.brought[rank] = tensor.detach().clone()
         self.barrier.wait()
-        total = torch.stack(self.brought).sum(0)
+        brought = list(self.brought)
         self.barrier.wait()
-        return total
+        return brought
+
+    def total(self, rank: int, tensor: Tensor) -> Tensor:
+        return torch.stack(self.all(rank, tensor)).sum(0)
 
 
 class _Sum(torch.autograd.Function):
@@ -36,6 +39,18 @@ class _Sum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         meeting, rank = ctx.place
         return meeting.total(rank, grad), None, None
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, meeting: _Meeting, rank: int) -> Tensor:
+        ctx.place, ctx.counts = (meeting, rank), [len(part) for part in meeting.all(rank, rows)]
+        return torch.cat(meeting.all(rank, rows))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        meeting, rank = ctx.place
+        return meeting.total(rank, grad).split(ctx.counts)[rank], None, None
 
 
 class ThreadCollectives:
@@ -54,6 +69,11 @@ class ThreadCollectives:
 
     def sum_in_place(self, tensor: Tensor) -> None:
         tensor.copy_(self.meeting.total(self.rank, tensor))
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, int]:
+        found: Tensor = _Rows.apply(rows, self.meeting, self.rank)  # type: ignore[no-untyped-call]
+        counts = [len(part) for part in self.meeting.all(self.rank, rows)]
+        return found, sum(counts[: self.rank])
 
 
 def assert_as_one(together: list[list[Tensor]], alone: list[Tensor]) -> None:

@@ -68,26 +68,37 @@ def hypergradient_alone(scheme: str, way: str) -> list[float]:
     return _flat(hypergradient(problem, SCHEMES[scheme], WAYS[way]))
 
 
+class InPieces:
+    """The losses of a share of the batch, added up from micro-batches."""
+
+    def __init__(self, rows: Sequence[int], count: int) -> None:
+        self.pieces = [losses_of(rows[number::count]) for number in range(count)]
+
+    def __call__(self, network: Network) -> Tensor:
+        return torch.stack([piece(network) for piece in self.pieces]).sum(0)
+
+
 def hypergradients_on_engine(
-    stages: Sequence[int], pairs: Sequence[tuple[str, str]], precision: str = "fp32"
+    stages: Sequence[int], pairs: Sequence[tuple[str, str]], precision: str = "fp32", accumulation: int = 1
 ) -> list[list[float]]:
     """On this worker: the hypergradient for each ZeRO stage and each (scheme, way), in this order."""
-    mine = range(dist.get_rank(), ROWS, dist.get_world_size())
-    evaluate, found = losses_of(mine), []
+    mine, found = range(dist.get_rank(), ROWS, dist.get_world_size()), []
+    evaluate = InPieces(mine, accumulation) if accumulation > 1 else losses_of(mine)
     for stage in stages:
-        config = EngineConfig.model_validate({"zero_stage": stage, "precision": precision})
+        config = EngineConfig(zero_stage=stage, precision=precision, accumulation=accumulation)  # type: ignore[arg-type]
         engine = Engine(backbone(), config, OptimiserConfig())
         machine = EngineMachine(engine)
         for scheme, way in pairs:
-            graph = evaluate(engine)
-            losses = machine.total(graph).float()
+            graph = evaluate(engine) if accumulation == 1 else None
+            losses = (machine.values(evaluate) if graph is None else machine.total(graph)).float()
             problem = problem_on(machine, evaluate, losses, graph)
             found.append(_flat(hypergradient(problem, SCHEMES[scheme], WAYS[way])))
     return found
 
 
-def trajectory(stage: int, looks: bool, steps: int = 4) -> list[list[float]]:
-    """Loss values of a few steps on the plain sum, with or without hypergradients computed in between."""
+def trajectory(stage: int, looks: bool, steps: int = 4, known: bool = False) -> list[list[float]]:
+    """Loss values of a few steps on the plain sum, with or without hypergradients computed in between, or on a
+    gradient that is known before."""
     mine = range(dist.get_rank(), ROWS, dist.get_world_size())
     evaluate, seen = losses_of(mine), []
     engine = Engine(backbone(), EngineConfig(zero_stage=stage), OptimiserConfig(eta=0.01))
@@ -102,7 +113,10 @@ def trajectory(stage: int, looks: bool, steps: int = 4) -> list[list[float]]:
                 hypergradient(problem_on(machine, evaluate, losses, graph), SCHEMES["aid_fp_lite"], WAYS[way])
             if stage == 3:
                 graph = evaluate(engine)  # a graph there is good for one backward pass, and must be the newest
-        engine.backward_and_step(graph.sum())
+        if known:
+            engine.step_along(machine.gradient(evaluate, torch.ones(TASKS), graph))
+        else:
+            engine.backward_and_step(graph.sum())
     return seen
 
 

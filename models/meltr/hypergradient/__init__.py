@@ -8,7 +8,7 @@ from models.meltr.hypergradient.aid_cg import aid_cg
 from models.meltr.hypergradient.aid_fp import aid_fp
 from models.meltr.hypergradient.aid_fp_lite import aid_fp_lite
 from models.meltr.hypergradient.double_backward import double_backward
-from models.meltr.hypergradient.finite_difference import finite_difference
+from models.meltr.hypergradient.finite_difference import finite_difference, one_sided_difference
 from models.meltr.hypergradient.forward_mode import forward_mode
 from models.meltr.hypergradient.itd import itd
 from models.meltr.hypergradient.per_task import per_task
@@ -19,6 +19,7 @@ WAYS: dict[str, Way] = {
     "double_backward": double_backward,
     "forward_mode": forward_mode,
     "finite_difference": finite_difference,
+    "one_sided_difference": one_sided_difference,
     "per_task": per_task,
 }
 SCHEMES: dict[str, Scheme] = {

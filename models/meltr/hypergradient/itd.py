@@ -12,8 +12,8 @@ def itd(problem: Problem) -> tuple[Vector, float]:
     L_pri's regulariser is that of the training batch at w'.
     """
     machine = problem.machine
-    inner = machine.gradient(problem.evaluate, problem.auxiliary_weights(problem.losses), problem.graph)
+    inner = problem.gradient(problem.auxiliary_weights(problem.losses))
     with machine.moved(inner, -problem.rate):
-        ahead = replace(problem, losses=machine.values(problem.evaluate).to(problem.losses), graph=None)
+        ahead = replace(problem, losses=machine.values(problem.evaluate).to(problem.losses), graph=None, values=None)
         vector = ahead.primary_gradient()
     return vector, problem.rate

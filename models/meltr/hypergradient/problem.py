@@ -19,13 +19,17 @@ class Problem:
     """All that a scheme may look at.
 
     Attributes:
-        evaluate: the losses of the training batch; at `losses` for the present weights.
+        losses: those of the training batch at the present weights, in the loss network's precision.
+        evaluate: the losses of the training batch, or of a part of it that stands in for it.
         graph: the shares of `evaluate` with their graph, if it may be differentiated again.
+        values: of `evaluate` at the present weights, unrounded, if they are known.
         meta: the losses of the meta batch, of which the primary one counts; None: the training batch.
         others: losses of further batches (StocBiO); empty: the training batch.
         rate: alpha, the rate of the inner steps (ITD).
         terms: how many products with the Hessian a scheme may take.
         series_rate: the step eta of Neumann series.
+        keep_gradients: compute dl_t/dw of each loss once and make every other gradient of the batch from them, which
+            saves backward passes for few losses and takes memory for as many gradients.
     """
 
     machine: Machine
@@ -35,12 +39,15 @@ class Problem:
     primary: int
     gamma: float
     graph: Tensor | None = None
+    values: Tensor | None = None
     meta: Evaluate | None = None
     others: list[Evaluate] = field(default_factory=list)
     direct_regulariser_gradient: bool = True
     rate: float = 1.0
     terms: int = 3
     series_rate: float = 1.0
+    keep_gradients: bool = False
+    _kept: list[Vector] = field(default_factory=list, init=False)
 
     def one_hot(self) -> Tensor:
         """(T,): the primary loss alone."""
@@ -55,17 +62,37 @@ class Problem:
 
     def auxiliary_weights(self, losses: Tensor) -> Tensor:
         """(T,): dM/dl at `losses`."""
-        return unified_and_coefficients(self.network, losses)[1]
+        return unified_and_coefficients(self.network, losses.to(self.losses))[1]
+
+    def task_gradient(self, task: int) -> Vector:
+        """dl_t/dw of one loss of the training batch."""
+        if self.keep_gradients:
+            if not self._kept:
+                self._kept = [self._backward(row) for row in torch.eye(len(self.losses)).to(self.losses)]
+            return self._kept[task]
+        chosen = torch.zeros_like(self.losses)
+        chosen[task] = 1
+        return self._backward(chosen)
+
+    def gradient(self, weights: Tensor) -> Vector:
+        """d(sum_t weights_t l_t)/dw of the training batch, for weights (T,)."""
+        if not self.keep_gradients:
+            return self._backward(weights)
+        total = scaled(self.task_gradient(0), float(weights[0]))
+        for task, weight in enumerate(weights.tolist()[1:], start=1):
+            torch._foreach_add_(total, self.task_gradient(task), alpha=weight)
+        return total
+
+    def _backward(self, weights: Tensor) -> Vector:
+        return self.machine.gradient(self.evaluate, weights, self.graph)
 
     def primary_gradient(self) -> Vector:
         """v = dL_pri/dw at the present weights. The regulariser is always that of the training batch."""
         regulariser = self.regulariser_weights(self.losses)
         if self.meta is None:
-            return self.machine.gradient(self.evaluate, self.one_hot() + regulariser, self.graph)
+            return self.gradient(self.one_hot() + regulariser)
         vector = self.machine.gradient(self.meta, self.one_hot())
-        if self.gamma == 0:
-            return vector
-        return add(vector, self.machine.gradient(self.evaluate, regulariser, self.graph))
+        return add(vector, self.gradient(regulariser)) if self.gamma else vector
 
     def hessian_vector(self, vector: Vector, evaluate: Evaluate | None = None) -> Vector:
         """d^2 L_aux/dw^2 times `vector`, by the central difference of two gradients.
@@ -78,7 +105,7 @@ class Problem:
         length = float(machine.dot(vector, vector).sqrt())
         if length == 0:
             return vector
-        step = difference_step(machine, length)
+        step = _weight_step(machine, length)
         gradients = []
         for sign in (1, -1):
             with machine.moved(vector, sign * step):
@@ -94,10 +121,10 @@ def require_float32(machine: Machine, what: str, instead: str) -> None:
         )
 
 
-def difference_step(machine: Machine, length: float) -> float:
-    """eps for a difference along a vector of this length: a fixed share of the weights' own length.
+def _weight_step(machine: Machine, length: float) -> float:
+    """eps for a central difference of gradients along a vector of this length: a share of the weights' own length.
 
-    The share balances the truncation of a central difference (eps^2) against rounding (1/eps).
+    The share balances truncation (eps^2) against rounding (1/eps).
     """
     weights = machine.weights()
     share = 1e-3 if all(w.dtype == torch.float32 for w in weights) else 1e-5

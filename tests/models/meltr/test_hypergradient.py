@@ -1,6 +1,7 @@
 """Every way and every scheme against slow references that differentiate the backbone twice or build its Hessian."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -90,11 +91,12 @@ def error(found: list[Tensor], expected: list[Tensor]) -> float:
 @pytest.mark.parametrize("shared", [True, False], ids=["one forward", "its own forwards"])
 @pytest.mark.parametrize(
     ("way", "tolerance"),
-    [("forward_mode", 1e-5), ("per_task", 1e-5), ("finite_difference", 2e-3)],
+    [("forward_mode", 1e-5), ("per_task", 1e-5), ("finite_difference", 2e-3), ("one_sided_difference", 2e-3)],
 )
 def test_ways_on_a_transformer(way: str, tolerance: float, shared: bool, losses: int) -> None:
     module, evaluate = transformer(losses)
-    problem = problem_of(module, evaluate, graph=evaluate(module) if shared else None)
+    graph = evaluate(module) if shared else None
+    problem = problem_of(module, evaluate, graph=graph, values=None if graph is None else graph.detach())
     expected = hypergradient(problem, SCHEMES["aid_fp_lite"], WAYS["double_backward"])
     before = flat([p for _, p in module.named_parameters()])
     assert error(hypergradient(problem, SCHEMES["aid_fp_lite"], WAYS[way]), expected) < tolerance
@@ -109,6 +111,54 @@ def test_exact_ways_are_the_definition(way: str) -> None:
     problem = problem_of(module, evaluate)
     expected = by_definition(problem, problem.primary_gradient())
     assert error(hypergradient(problem, SCHEMES["aid_fp_lite"], WAYS[way]), expected) < 1e-9
+
+
+@pytest.mark.parametrize("meta", [False, True], ids=["same batch", "meta batch"])
+@pytest.mark.parametrize("scheme", ["aid_fp_lite", "itd", "aid_cg"])
+def test_kept_gradients_change_nothing(scheme: str, meta: bool) -> None:
+    module, evaluate, other = small()
+    expected, found = (
+        problem_of(module, evaluate, meta=other if meta else None, rate=0.1, keep_gradients=keep)
+        for keep in (False, True)
+    )
+    both = [hypergradient(problem, SCHEMES[scheme], WAYS["per_task"]) for problem in (expected, found)]
+    assert error(both[1], both[0]) < 1e-9
+    weights = torch.tensor([0.3, -2.0, 1.0], dtype=torch.float64)
+    assert error(found.gradient(weights), expected.gradient(weights)) < 1e-9
+
+
+def test_kept_gradients_take_one_backward_pass_a_loss() -> None:
+    module, evaluate, _ = small()
+    counted: list[int] = []
+
+    class Counting(OneProcess):
+        def gradient(self, *arguments: Any) -> list[Tensor]:
+            counted.append(1)
+            return super().gradient(*arguments)
+
+    problem = problem_of(module, evaluate, keep_gradients=True)
+    problem.machine = Counting(module)
+    hypergradient(problem, SCHEMES["aid_fp_lite"], WAYS["per_task"])
+    problem.gradient(torch.ones(3, dtype=torch.float64))
+    assert len(counted) == 3
+
+
+def test_micro_batches_add_up() -> None:
+    module, first, second = small()
+
+    class Both:
+        pieces = (first, second)
+
+        def __call__(self, network: Network) -> Tensor:
+            return first(network) + second(network)
+
+    def at_once(network: Network) -> Tensor:
+        return Both()(network)
+
+    for scheme in ("aid_fp_lite", "aid_fp"):
+        whole, pieces = problem_of(module, at_once), problem_of(module, Both())
+        found = [hypergradient(problem, SCHEMES[scheme], WAYS["per_task"]) for problem in (whole, pieces)]
+        assert error(found[1], found[0]) < 1e-9
 
 
 def test_without_the_direct_part_the_regulariser_still_counts() -> None:
@@ -218,8 +268,9 @@ def test_half_precision_refuses_differences() -> None:
     module, evaluate = transformer(8)
     problem = problem_of(module, evaluate)
     module.bfloat16()
-    with pytest.raises(UserError, match="finite_difference needs a float32"):
-        WAYS["finite_difference"](problem, problem.machine.weights())
+    for way in ("finite_difference", "one_sided_difference"):
+        with pytest.raises(UserError, match=f"{way} needs a float32"):
+            WAYS[way](problem, problem.machine.weights())
     with pytest.raises(UserError, match="need a float32 forward"):
         problem.hessian_vector(problem.machine.weights())
 

@@ -67,7 +67,7 @@ def test_samples_are_those_of_the_preprocessed_movies(movies: dict[str, list[Exa
 def test_network_fits_the_features(movies: dict[str, list[Example]], projection: str, widths: tuple[int, int]) -> None:
     task = made(movies, projection, "sbn")
     assert task.widths == widths
-    losses, encoded = task.losses(task.network(), task.batch([0, 1], CPU))
+    losses, encoded = task.losses(task.network(), task.batch([0, 1], CPU), task.names)
     assert list(losses) == ["actions"] == [task.primary]
     assert float(losses["actions"].detach()) > 0
     assert len(encoded.video) == sum(len(sample.video) for sample in task.samples[:2])
@@ -82,7 +82,7 @@ def test_losses_of_any_cut_add_up(movies: dict[str, list[Example]]) -> None:
         network.zero_grad()
         batches = [task.batch(indices, CPU) for indices in cuts]
         weight = sum(task.weights(batch)["actions"] for batch in batches)
-        loss = torch.stack([task.losses(network, batch)[0]["actions"] / weight for batch in batches]).sum()
+        loss = torch.stack([task.losses(network, batch, task.names)[0]["actions"] / weight for batch in batches]).sum()
         loss.backward()
         return float(loss.detach()), [p.grad.clone() for p in network.parameters() if p.grad is not None], weight
 
@@ -98,7 +98,7 @@ def test_losses_of_any_cut_add_up(movies: dict[str, list[Example]]) -> None:
 def test_a_share_without_samples(movies: dict[str, list[Example]]) -> None:
     task = made(movies, normalisation="sbn")
     batch = task.batch([], CPU)
-    losses, _ = task.losses(task.network(), batch)
+    losses, _ = task.losses(task.network(), batch, task.names)
     assert float(losses["actions"].detach()) == 0
     assert task.weights(batch) == {"actions": 0.0}
     sums = task.score_sums(task.network(), "validation", rank=1, workers=2)  # of one movie
@@ -133,7 +133,7 @@ def test_it_learns(movies: dict[str, list[Example]], normalisation: str) -> None
     network, batch = task.network(), task.batch(range(8), CPU)
     optimiser, seen = LARS(network.parameters(), lr=0.02), []
     for _ in range(20):
-        loss = task.losses(network, batch)[0]["actions"] / task.weights(batch)["actions"]
+        loss = task.losses(network, batch, task.names)[0]["actions"] / task.weights(batch)["actions"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -143,7 +143,7 @@ def test_it_learns(movies: dict[str, list[Example]], normalisation: str) -> None
 
 def test_stack_statistics(movies: dict[str, list[Example]]) -> None:
     task = made(movies, normalisation="sbn")
-    _, encoded = task.losses(task.network(), task.batch([0, 1, 2], CPU))
+    _, encoded = task.losses(task.network(), task.batch([0, 1, 2], CPU), task.names)
     figures = stack_statistics(encoded, dimensions=5)
     assert sorted(figures) == ["stack/text_mean", "stack/text_variance", "stack/video_mean", "stack/video_variance"]
     assert figures["stack/video_mean"] == pytest.approx([0.0] * 5, abs=1e-5)  # SBN sees to it
@@ -151,5 +151,5 @@ def test_stack_statistics(movies: dict[str, list[Example]]) -> None:
     rows = encoded.text.detach()
     assert figures["stack/text_mean"] == pytest.approx(rows.mean(0)[:5].tolist(), abs=1e-5)
     assert figures["stack/text_variance"] == pytest.approx(rows.var(0)[:5].tolist(), rel=1e-4)
-    _, nothing = task.losses(task.network(), task.batch([], CPU))
+    _, nothing = task.losses(task.network(), task.batch([], CPU), task.names)
     assert stack_statistics(nothing) == {}

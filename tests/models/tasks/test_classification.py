@@ -166,7 +166,7 @@ class Counted(nn.Module):
 def test_losses_by_hand() -> None:
     task = made()
     network, batch = Counted(network_of(task).eval()), task.batch([4, 9, 30], CPU, 1)
-    losses, seen = task.losses(network, batch)
+    losses, seen = task.losses(network, batch, task.names)
     assert network.calls == 1
     assert (tuple(losses), task.figures(seen)) == (task.names, {})
     assert task.weights(batch) == {"classification": 3, "mixup": 3, "rotation": 3}
@@ -194,7 +194,7 @@ def test_losses_of_any_cut_add_up(cuts: list[list[int]]) -> None:
         network.zero_grad()
         sums = dict.fromkeys(task.names, 0.0)
         for indices in cuts:
-            losses, _ = task.losses(network, task.batch(indices, CPU, 8))
+            losses, _ = task.losses(network, task.batch(indices, CPU, 8), task.names)
             torch.stack(list(losses.values())).sum().backward()
             sums = {name: sums[name] + float(loss.detach()) for name, loss in losses.items()}
         return sums, [value.grad.clone() for value in network.parameters() if value.grad is not None]
@@ -211,7 +211,7 @@ def test_a_share_without_images(augment: bool) -> None:
     network, batch = network_of(task), task.batch([], CPU, 0)
     assert batch.images.shape == (0, 3, 10, 10)
     assert set(task.weights(batch).values()) == {0.0}
-    losses, _ = task.losses(network, batch)
+    losses, _ = task.losses(network, batch, task.names)
     assert {name: float(loss.detach()) for name, loss in losses.items()} == dict.fromkeys(task.names, 0.0)
     torch.stack(list(losses.values())).sum().backward()
     for value in network.parameters():  # workers that have images wait for every one of these
@@ -221,7 +221,7 @@ def test_a_share_without_images(augment: bool) -> None:
 
 def test_losses_count_in_float32() -> None:
     task = made()
-    losses, _ = task.losses(task.network().to(torch.bfloat16), task.batch([0, 1], CPU, 0))
+    losses, _ = task.losses(task.network().to(torch.bfloat16), task.batch([0, 1], CPU, 0), task.names)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
 
 
@@ -274,7 +274,7 @@ def test_it_learns_digits() -> None:
     seen: list[dict[str, float]] = []
     for step in range(40):
         batch = task.batch(range(32 * step, 32 * step + 32), CPU, step)
-        losses, _ = task.losses(network, batch)
+        losses, _ = task.losses(network, batch, task.names)
         optimiser.zero_grad()
         (torch.stack(list(losses.values())).sum() / 32).backward()
         optimiser.step()

@@ -1,0 +1,108 @@
+"""Weights from elsewhere: the official UniVL checkpoint layout, and text encoders of `transformers`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.backbones.univl.network import UniVL
+from models.data.sentences import SentenceEncoder
+from models.errors import UserError
+
+TIED = {
+    "decoder.embeddings.word_embeddings.weight": "bert.embeddings.word_embeddings.weight",
+    "decoder.embeddings.position_embeddings.weight": "bert.embeddings.position_embeddings.weight",
+    "decoder.classifier.cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls_visual.predictions.weight": "visual.embeddings.word_embeddings.weight",
+}
+"""Names of the official layout that stand for another's tensor."""
+OURS_ALONE = ("sentiment.",)
+"""Heads that no official checkpoint has; they keep their initial weights."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """A flat file of tensors by name (.bin, .pth of torch.save, or .safetensors) on the CPU. No code in it is run.
+
+    Raises:
+        UserError: it is missing, is no such file, or holds something else than tensors.
+    """
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a UniVL checkpoint") from None
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: is no file of tensors, or is cut short ({type(error).__name__})") from None
+    except Exception as error:  # torch refuses foreign objects by an error of pickle's
+        raise UserError(f"{path}: holds more than tensors ({type(error).__name__}); it is not loaded") from None
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: expected tensors by name, as torch.save(model.state_dict()) writes them")
+    return dict(state)
+
+
+def load_official(network: UniVL, state: Mapping[str, Tensor], where: str, allow_missing: bool = False) -> None:
+    """Overwrites the network's weights with those of the official layout (`gamma` and `beta` of old norms included).
+
+    Raises:
+        UserError: names are missing or unknown (unless `allow_missing`), or a tensor has another shape.
+    """
+    ours = dict(network.state_dict())
+    theirs: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = key.removeprefix("module.")
+        for old, new in (("gamma", "weight"), ("beta", "bias")):
+            if name.endswith(f"LayerNorm.{old}"):
+                name = name.removesuffix(old) + new
+        if name.endswith("position_ids"):  # a buffer of some versions of transformers
+            continue
+        first = TIED.get(name, name)
+        if name in TIED and first in state and not torch.equal(tensor, state[first]):
+            raise UserError(f"{where}: {name!r} differs from {first!r}, to which it is tied; expected equal tensors")
+        theirs[first] = tensor
+    for name, tensor in theirs.items():
+        if name in ours and ours[name].shape != tensor.shape:
+            raise UserError(
+                f"{where}: {name!r} is {tuple(tensor.shape)}, the model's is {tuple(ours[name].shape)}; "
+                "set the model's sizes to the checkpoint's"
+            )
+    missing = [name for name in ours if name not in theirs and not name.startswith(OURS_ALONE)]
+    unknown = [name for name in theirs if name not in ours]
+    for kind, names in (("has no", missing), ("has an unknown", unknown)):
+        if names and not allow_missing:
+            raise UserError(f"{where}: {kind} {names[0]!r} ({len(names)} such names); expected the official layout")
+    network.load_state_dict({name: theirs.get(name, tensor) for name, tensor in ours.items()})
+
+
+def official_state(network: UniVL) -> dict[str, Tensor]:
+    """The weights under all names of the official layout, tied ones repeated."""
+    state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(OURS_ALONE)}
+    return state | {name: state[first] for name, first in TIED.items()}
+
+
+def start_text_from(network: UniVL, source: str) -> None:
+    """Starts the text encoder from the embeddings and first layers of a BERT-like model of `transformers`.
+
+    Raises:
+        UserError: it cannot be loaded, has another width or fewer layers, words or positions than the network.
+    """
+    encoder = SentenceEncoder.load(source).model
+    theirs = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("pooler.")}
+    ours = {n.removeprefix("bert."): t for n, t in network.state_dict().items() if n.startswith("bert.")}
+    with torch.no_grad():
+        for name, tensor in ours.items():
+            if name.startswith("pooler."):
+                continue
+            found = theirs.get(name)
+            if found is None:
+                raise UserError(f"model.text_from={source}: has no {name!r}; expected a BERT of enough layers")
+            if name.endswith(("position_embeddings.weight", "token_type_embeddings.weight")):
+                found = found[: len(tensor)]
+            if found.shape != tensor.shape:
+                raise UserError(
+                    f"model.text_from={source}: {name!r} is {tuple(found.shape)}, the model's {tuple(tensor.shape)}; "
+                    "set model.hidden, model.intermediate and model.vocabulary to its sizes"
+                )
+            tensor.copy_(found)

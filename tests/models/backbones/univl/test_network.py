@@ -1,0 +1,128 @@
+"""UniVL over workers as over one whole batch, its derivatives, its precision, and what it does with empty shares."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.backbones.univl.network import LOSSES, UniVLBatch, loss_weights
+from models.meltr.machine import Network, OneProcess
+from models.normalisation import synchronise
+from models.recompute import recompute
+from tests.models.backbones.univl import small
+from tests.models.backbones.univl.vectors import share
+from tests.reference.threads import ThreadCollectives, in_threads
+
+NAMES = (*LOSSES, "sentiment")
+
+
+def means(batch: UniVLBatch) -> Tensor:
+    """(T,) weights of the whole batch."""
+    weights = loss_weights(batch, small.network().config)
+    return torch.tensor([weights[name] for name in NAMES], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sizes", [(7,), (4, 3), (5, 0, 2)])
+def test_workers_see_one_batch(sizes: tuple[int, ...]) -> None:
+    whole = small.batch()
+    alone = small.network()
+    expected = torch.stack([alone(whole, NAMES)[name] for name in NAMES]) / means(whole)
+    factors = torch.linspace(0.5, 2, len(NAMES), dtype=torch.float64)
+    (factors * expected).sum().backward()
+    networks = [small.network() for _ in sizes]  # not in the threads, which share one source of random numbers
+    starts = [sum(sizes[:rank]) for rank in range(len(sizes))]
+
+    def work(collectives: ThreadCollectives) -> Tensor:
+        network, start = networks[collectives.rank], starts[collectives.rank]
+        synchronise(network, collectives)
+        mine = share(whole, slice(start, start + sizes[collectives.rank]))
+        losses = network(mine, NAMES)
+        shares = torch.stack([losses[name] for name in NAMES]) / means(whole)
+        (factors * shares).sum().backward()
+        return shares.detach()
+
+    found = torch.stack(in_threads(len(sizes), work)).sum(0)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-9, atol=1e-10)
+    parameters = [dict(network.named_parameters()) for network in networks]
+    for name, parameter in alone.named_parameters():
+        parts = [theirs[name].grad for theirs in parameters]
+        total = sum((part for part in parts if part is not None), torch.zeros_like(parameter))
+        wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(total, wanted, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def evaluate(network: Network) -> Tensor:
+    whole = small.batch()
+    losses = network(whole, NAMES)
+    return torch.stack([losses[name] for name in NAMES]) / means(whole).to(losses["joint"])
+
+
+@pytest.mark.parametrize("chunk", [3, 1024])
+def test_forward_mode_is_the_gradients_product(chunk: int) -> None:
+    machine = OneProcess(small.network(align_chunk=chunk))
+    direction = [torch.randn_like(p) for _, p in machine.named]
+    found = machine.forward_derivatives(evaluate, direction)
+    rows = torch.eye(len(NAMES), dtype=torch.float64)
+    expected = torch.stack([machine.dot(direction, machine.gradient(evaluate, row)) for row in rows])
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_chunks_and_recomputed_blocks_change_nothing() -> None:
+    gradients = []
+    for changes, recomputed in (({}, False), ({"align_chunk": 5}, False), ({}, True)):
+        network = small.network(**changes)
+        if recomputed:
+            recompute(network.blocks())
+        loss = evaluate(network).sum()
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in network.parameters() if p.grad is not None)])
+    for other in gradients[1:]:
+        for ours, theirs in zip(other, gradients[0], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_bf16_stays_finite() -> None:
+    network = small.network().bfloat16()
+    losses = evaluate(network)
+    losses.sum().backward()
+    assert bool(losses.isfinite().all())
+    assert all(bool(p.grad.isfinite().all()) for p in network.parameters() if p.grad is not None)
+    exact = evaluate(small.network()).detach()
+    torch.testing.assert_close(losses.detach().double(), exact, rtol=0.1, atol=0.1)
+
+
+def test_nothing_masked_is_no_loss_and_no_nan() -> None:
+    whole = small.batch()
+    batch = replace(
+        whole, token_labels=torch.full_like(whole.ids, -1), frame_labels=torch.full_like(whole.video_mask, -1)
+    )
+    network = small.network()
+    losses, weights = network(batch, ("cmlm", "cmfm")), loss_weights(batch, network.config)
+    assert (weights["cmlm"], weights["cmfm"]) == (0, 0)
+    torch.stack(list(losses.values())).sum().backward()
+    assert [loss.item() for loss in losses.values()] == [0, 0]
+
+
+def test_padding_is_no_target_unless_asked_for() -> None:
+    batch = small.batch()
+    padded = int((batch.caption_labels == 0).sum())
+    assert padded > 0
+    without, including = (
+        loss_weights(batch, small.network(train_padding=flag).config)["decoder"] for flag in (False, True)
+    )
+    assert including - without == padded
+
+
+def test_padded_words_and_frames_change_no_loss_but_cmfm() -> None:
+    """Through the masks, padding is seen by no one."""
+    whole, network = small.batch(), small.network()
+    names = tuple(name for name in NAMES if name != "cmfm")
+    garbled = replace(
+        whole,
+        ids=torch.where(whole.mask == 1, whole.ids, 7),
+        video=torch.where(whole.video_mask[..., None] == 1, whole.video, 3.0),
+        masked_video=torch.where(whole.video_mask[..., None] == 1, whole.masked_video, -2.0),
+    )
+    for name in names:
+        torch.testing.assert_close(network(garbled, names)[name], network(whole, names)[name], msg=name)
