@@ -4,7 +4,6 @@ import csv
 import json
 import zipfile
 import zlib
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,14 +11,14 @@ from models.data.files import read_lines
 from models.errors import UserError
 
 
-def read_json(path: Path, member: str) -> Any:
-    """The value of a UTF-8 JSON file, or of the one member of a zip archive whose name fits the pattern `member`.
+def read_json(path: Path, member: str) -> tuple[str, Any]:
+    """What to call a JSON file in errors, and its value; in a zip archive, of the one `member`, in any of its folders.
 
     Nothing is unpacked to disk. Raises UserError for a missing or malformed file (the line is named), and an archive
     that is cut short, holds no such member or several, or in which a name leads out of it.
     """
     if path.suffix != ".zip":
-        return _parse(_bytes(path), path)
+        return str(path), _parse(_bytes(path), str(path))
     try:
         with zipfile.ZipFile(path) as archive:
             name = _member(archive, path, member)
@@ -28,20 +27,20 @@ def read_json(path: Path, member: str) -> Any:
         raise UserError(f"{path}: no such file; expected a zip archive there") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path}: is no zip archive or is cut short ({error}); download it again") from None
-    return _parse(data, path / name)
+    where = f"{path}:{name}"
+    return where, _parse(data, where)
 
 
-def _member(archive: zipfile.ZipFile, path: Path, pattern: str) -> str:
+def _member(archive: zipfile.ZipFile, path: Path, member: str) -> str:
     found = []
     for name in archive.namelist():
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0]:
             raise UserError(f"{path}: member {name!r} leads out of the archive; download it from a place you trust")
-        if fnmatchcase(parts[-1], pattern) and parts[0] != "__MACOSX":
+        if parts[-1] == member:
             found.append(name)
     if len(found) != 1:
-        held = f"{len(found)} members" if found else "no member"
-        raise UserError(f"{path}: holds {held} {pattern!r}; expected one; download the official archive again")
+        raise UserError(f"{path}: holds {'several' if found else 'no'} {member}; expected the official archive")
     return found[0]
 
 
@@ -54,20 +53,20 @@ def _bytes(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected a JSON file") from None
 
 
-def _parse(data: bytes, path: Path) -> Any:
+def _parse(data: bytes, where: str) -> Any:
     try:
         return json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line, before = data.count(b"\n", 0, error.start) + 1, data.rfind(b"\n", 0, error.start)
         raise UserError(
-            f"{path}:{line}: byte {error.start - before} of the line is not UTF-8; save the file as UTF-8"
+            f"{where}:{line}: byte {error.start - before} of the line is not UTF-8; save the file as UTF-8"
         ) from None
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}:{error.lineno}: column {error.colno} is no JSON ({error.msg}); is the file cut short?"
+            f"{where}:{error.lineno}: column {error.colno} is no JSON ({error.msg}); is the file cut short?"
         ) from None
     except RecursionError:
-        raise UserError(f"{path}: is nested too deeply to be an annotation file; download it again") from None
+        raise UserError(f"{where}: is nested too deeply to be an annotation file; download it again") from None
 
 
 def read_table(path: Path, *columns: str) -> list[tuple[str, dict[str, str]]]:
@@ -88,8 +87,11 @@ def read_table(path: Path, *columns: str) -> list[tuple[str, dict[str, str]]]:
             ) from None
         if not header:
             header = [cell.strip() for cell in cells]
-            if len(set(header)) < len(header) or not set(columns) <= set(header):
-                raise UserError(f"{where}: the columns are {','.join(header)}; expected {','.join(columns)} among them")
+            absent = [column for column in columns if column not in header]
+            if absent:
+                raise UserError(f"{where}: no column {absent[0]!r} among {', '.join(header)}")
+            if len(set(header)) < len(header):
+                raise UserError(f"{where}: a column comes twice among {', '.join(header)}; expected each once")
             continue
         if len(cells) != len(header):
             raise UserError(f"{where}: {len(cells)} cells; expected {len(header)}: {','.join(header)}")
@@ -99,13 +101,16 @@ def read_table(path: Path, *columns: str) -> list[tuple[str, dict[str, str]]]:
     return rows
 
 
-def sentence(value: object, where: str) -> str:
-    """A text of a data set, without blanks at its ends. UserError if it is none, empty, or holds broken characters."""
+def sentence(value: object, what: str) -> str:
+    """A text of a data set without blanks at its ends; `what` it is, and where, is for the errors.
+
+    Raises UserError if it is no text, empty, or holds broken characters.
+    """
     if not isinstance(value, str):
-        raise UserError(f"{where}: is {type(value).__name__} {value!r:.60}; expected a sentence")
+        raise UserError(f"{what} is {value!r:.60}; expected a sentence")
     text = value.strip()
     if not text:
-        raise UserError(f"{where}: empty sentence; expected a text")
+        raise UserError(f"{what} is empty; expected a sentence")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"{where}: the sentence holds half a character (a lone surrogate); expected Unicode text")
+        raise UserError(f"{what} holds half a character (a lone surrogate); expected Unicode text")
     return text

@@ -65,7 +65,7 @@ class FeatureStore:
     """
 
     def __init__(self, path: Path, width: int, row_of: dict[str, int], read: Callable[[list[int]], Tensor]) -> None:
-        """Not for direct use: see `open`. `read` maps row numbers to (n, width) float32."""
+        """Not for direct use: see `open`. `read` maps row numbers to (n, width) floating-point numbers."""
         self.path = path
         self.width = width
         self._row_of = row_of
@@ -130,7 +130,7 @@ class FeatureStore:
         if not ids:
             return torch.zeros(0, self.width)
         try:
-            features = self._read([self._row_of[id] for id in ids])
+            features = self._read([self._row_of[id] for id in ids]).float()
         except READ_ERRORS as error:
             raise UserError(f"{self.path}: cannot be read any more ({error}); was it replaced meanwhile?") from None
         finite = torch.isfinite(features).all(dim=1)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, BertTokenizer
 from transformers.utils import logging
 
 from models.data.files import atomic_path
@@ -76,11 +76,14 @@ def _one_line(error: Exception) -> str:
 
 
 def load_tokenizer(source: str) -> Any:
-    """The tokenizer of `source` (see `SentenceEncoder.load`). Raises UserError when it cannot be found or read."""
+    """The tokenizer of `source` (see `SentenceEncoder.load`), or of a folder that holds nothing but the `vocab.txt` of
+    an uncased BERT. Raises UserError when it cannot be found or read."""
     folder = _locate(source)
+    bare = (folder / "vocab.txt").is_file() and not any(folder.glob("*.json"))
     with _quiet():
         try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            kind = BertTokenizer if bare else AutoTokenizer
+            return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # a bad folder surfaces as many unrelated types
             raise UserError(f"tokenizer {source!r} ({folder}): cannot be loaded ({_one_line(error)})") from None
 

@@ -36,7 +36,8 @@ class ArrayFile(ABC):
 
     @abstractmethod
     def opened(self, name: str) -> Reader:
-        """A function from rows to those rows of an array of numbers, as float32 of its own."""
+        """A function from rows to a copy of those rows of an array of numbers, in the floating-point type that they are
+        stored in if it has 16 or 32 bits, else in float32."""
 
     @abstractmethod
     def integers(self, name: str) -> NDArray[np.int64]:
@@ -69,10 +70,10 @@ def _missing(path: Path) -> UserError:
     return UserError(f"{path}: no such file; expected a feature file (.npz, .safetensors or .h5)")
 
 
-def _float32(array: NDArray[Any]) -> Tensor:
+def _floats(array: NDArray[Any]) -> Tensor:
     # A float64 too large for float32 becomes infinity, which the stores report with its id.
     with np.errstate(over="ignore"):
-        return torch.from_numpy(np.array(array, dtype=np.float32))
+        return torch.from_numpy(np.array(array, dtype=np.float16 if array.dtype.char == "e" else np.float32))
 
 
 class _NumpyFile(ArrayFile):
@@ -89,7 +90,7 @@ class _NumpyFile(ArrayFile):
 
     def opened(self, name: str) -> Reader:
         array = self.file.array(name)
-        return lambda rows: _float32(array[rows])
+        return lambda rows: _floats(array[rows])
 
     def integers(self, name: str) -> NDArray[np.int64]:
         return np.array(self.file.array(name), np.int64)
@@ -124,7 +125,8 @@ class _SafetensorsFile(ArrayFile):
 
         def read(rows: Rows) -> Tensor:
             chosen = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.long)
-            return stored[chosen].to(torch.float32, copy=True)
+            short = stored.dtype in (torch.float16, torch.bfloat16)
+            return stored[chosen].to(stored.dtype if short else torch.float32, copy=True)
 
         return read
 
@@ -174,11 +176,11 @@ class _Hdf5File(ArrayFile):
 
         def read(rows: Rows) -> Tensor:
             if isinstance(rows, slice) or len(rows) == 0:
-                return _float32(stored[rows if isinstance(rows, slice) else slice(0)])
+                return _floats(stored[rows if isinstance(rows, slice) else slice(0)])
             # HDF5 reads scattered rows slowly, and only in ascending order: read runs of neighbours instead.
             needed, places = np.unique(rows, return_inverse=True)
             runs = np.split(needed, np.flatnonzero(np.diff(needed) != 1) + 1)
-            return _float32(np.concatenate([stored[run[0] : run[-1] + 1] for run in runs])[places])
+            return _floats(np.concatenate([stored[run[0] : run[-1] + 1] for run in runs])[places])
 
         return read
 

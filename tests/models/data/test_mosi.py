@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.data.mosi import MOSIDataConfig, load_mosi
+from models.data.videos import LeftOut
 from models.errors import UserError
 
 DATA = os.environ.get("MELTMATCH_DATA")
@@ -32,7 +33,11 @@ def test_the_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = np.linspace(-3, 3, COUNT).astype(np.float32)
     labels[1] = np.nan
     splits = load_mosi(write(tmp_path / "a.npz", y=labels))
-    assert "1 of 12 utterances have no label (film_0_1, ...)" in capsys.readouterr().err
+    assert "1 of 6 train utterances have no label (film_0_1); left out" in capsys.readouterr().err
+    assert splits["train"].left_out == LeftOut(
+        tmp_path / "a.npz", "train", ("film_0_1",), 6, "utterances have no label"
+    )
+    assert splits["test"].left_out is None
     found = {name: split.videos for name, split in splits.items()}
     assert sorted(sum(found.values(), [])) == sorted(f"film_{n // 2}_{n % 2}" for n in range(COUNT) if n != 1)  # noqa: RUF017
     films = {name: {id.rpartition("_")[0] for id in ids} for name, ids in found.items()}
@@ -52,6 +57,11 @@ def test_the_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ({"f_audio": np.full((COUNT, 3), np.inf)}, "'film_0_0' has a feature that is NaN"),
         ({"declare_part": np.array(["dev"] * COUNT)}, "declare_part of 'film_0_0' is 'dev'"),
         ({"f_video": None}, "holds no array 'f_video'"),
+        ({"text": None}, "holds no array 'text'"),
+        ({"f_video": np.zeros(COUNT)}, "array 'f_video' is \\(12,\\); expected one entry an utterance"),
+        ({"y": np.array(["good"] * COUNT)}, "array 'y' is of type <U4; expected numbers"),
+        ({"id": np.arange(COUNT)}, "'id' is int64 \\(12,\\); expected a 1-D array of unicode strings"),
+        ({"id": np.array(["film_0_0"] * COUNT)}, "'film_0_0' comes twice"),
         ({"y": np.zeros(3)}, "arrays differ in length"),
     ],
 )
@@ -65,3 +75,7 @@ def test_the_real_file() -> None:
     splits = load_mosi(MOSIDataConfig())
     assert sum(len(split) for split in splits.values()) == 2195
     assert splits["train"].frames.features.shape[2] == 173
+    assert {name: split.left_out.names for name, split in splits.items() if split.left_out} == {
+        "train": ("5W7Z1C_fDaE_24", "BioHAh1qJAQ_30", "lXPQBPVc5Cw_30"),
+        "test": ("2WGyTLYerpo_44",),
+    }
