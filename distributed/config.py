@@ -19,6 +19,7 @@ from models.data.alignment_set import AlignmentDataConfig
 from models.data.classification_set import ClassificationDataConfig
 from models.data.mosi import MOSIDataConfig
 from models.data.msrvtt import MSRVTTDataConfig
+from models.data.youcook2 import YouCook2DataConfig
 from models.meltr.config import MELTRConfig
 from models.neumatch.decoding import DecodingConfig
 from models.neumatch.network import NeuMATCHConfig
@@ -209,7 +210,7 @@ class VideoTextRecipe(Recipe):
     """Retrieval, captioning or sentiment with UniVL and its losses."""
 
     task: Literal["retrieval", "captioning", "sentiment"]
-    data: Annotated[MSRVTTDataConfig | MOSIDataConfig, Field(discriminator="name")]
+    data: Annotated[MSRVTTDataConfig | YouCook2DataConfig | MOSIDataConfig, Field(discriminator="name")]
     model: UniVLConfig = UniVLConfig()
     inputs: InputConfig = InputConfig()
     decoding: BeamSearchConfig = BeamSearchConfig()
@@ -219,7 +220,7 @@ class VideoTextRecipe(Recipe):
         if (self.task == "sentiment") != isinstance(self.data, MOSIDataConfig):
             raise ValueError(
                 f"data.name={self.data.name!r} has nothing for task={self.task!r}: sentiment goes with mosi, "
-                "retrieval and captioning with msrvtt"
+                "retrieval and captioning with msrvtt and youcook2"
             )
         if self.engine.accumulation > 1:
             raise ValueError(

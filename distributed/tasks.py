@@ -9,8 +9,9 @@ from models.combiners import losses_needed
 from models.data.alignment_set import load_examples
 from models.data.classification_set import load_images
 from models.data.examples import Example
-from models.data.mosi import load_mosi
+from models.data.mosi import MOSIDataConfig, load_mosi
 from models.data.msrvtt import MSRVTTDataConfig, load_msrvtt
+from models.data.youcook2 import load_youcook2
 from models.errors import UserError
 from models.neumatch.network import NeuMATCHConfig
 from models.neumatch.samples import Preprocessors
@@ -38,7 +39,10 @@ def prepare_task(recipe: Recipe, begun: bool) -> None:
 def load_task(recipe: Recipe) -> Task:
     """The task with its data, on a worker or for scoring, after `prepare_task`."""
     if isinstance(recipe, VideoTextRecipe):
-        splits = load_msrvtt(recipe.data) if isinstance(recipe.data, MSRVTTDataConfig) else load_mosi(recipe.data)
+        if isinstance(recipe.data, MSRVTTDataConfig):
+            splits = load_msrvtt(recipe.data)
+        else:
+            splits = load_mosi(recipe.data) if isinstance(recipe.data, MOSIDataConfig) else load_youcook2(recipe.data)
         return VideoTextTask(recipe.task, recipe.model, recipe.inputs, recipe.decoding, splits)
     if isinstance(recipe, ClassificationRecipe):
         return ClassificationTask(recipe.model, recipe.data, load_images(recipe.data))

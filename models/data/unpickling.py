@@ -48,11 +48,12 @@ class KeptScalar(Kept):
 
 
 class _Encode:
-    """`_codecs.encode`, by which Python 3 writes bytes in the old pickle protocols."""
+    """`_codecs.encode`, by which Python 3 writes bytes in the old pickle protocols; `bytes`, called without arguments,
+    is how it writes none of them."""
 
     __slots__ = ()
 
-    def __call__(self, text: str, encoding: str) -> bytes:
+    def __call__(self, text: str = "", encoding: str = "latin1") -> bytes:
         if encoding != "latin1":
             raise ValueError(f"bytes are encoded as {encoding!r} instead of latin1")
         return text.encode("latin1")
@@ -65,6 +66,7 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): Kept,
     ("numpy", "dtype"): KeptType,
     ("_codecs", "encode"): _Encode(),
+    ("__builtin__", "bytes"): _Encode(),
 }
 for _core in ("numpy.core", "numpy._core"):
     _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = KeptArray

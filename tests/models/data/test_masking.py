@@ -1,5 +1,6 @@
 """Masking beside its definition, its frequencies, and its independence of batch mates."""
 
+import numpy as np
 import torch
 
 from models.data.masking import masked_frames, masked_words
@@ -32,6 +33,44 @@ def test_what_is_masked() -> None:
     assert 0.74 < is_mask < 0.86
     assert 0.05 < stays < 0.17
     assert 0.1 < float(chosen[lengths == 10].float().sum() / content[lengths == 10].float().sum()) < 0.25
+
+
+def reference_words(number: int, draw: int, words: list[int], probability: float) -> tuple[list[int], list[int]]:
+    """The words of one sample, one at a time: masked ids and labels."""
+    source = np.random.default_rng(np.random.SeedSequence(draw, spawn_key=(number, 0)))
+    while True:
+        chosen = [source.random() < probability for _ in words]
+        if any(chosen) or len(words) <= 1:
+            break
+    kinds, others = [source.random() for _ in words], source.integers(VOCABULARY, size=len(words)).tolist()
+    masked, labels = [], []
+    for word, own, kind, other in zip(words, chosen, kinds, others, strict=True):
+        new = MASK if kind < 0.8 else other if kind < 0.9 else word
+        masked.append(new if own else word)
+        labels.append(word if own else -1)
+    return masked, labels
+
+
+def reference_frames(number: int, draw: int, count: int, frames: int, probability: float) -> list[int]:
+    source = np.random.default_rng(np.random.SeedSequence(draw, spawn_key=(number, 1)))
+    while True:
+        labels = [frame if source.random() < probability else -1 for frame in range(count)]
+        if any(label != -1 for label in labels):
+            return labels + [-1] * (frames - count)
+
+
+def test_against_one_word_and_one_frame_at_a_time() -> None:
+    ids, lengths = texts(200)
+    numbers = [3 * row + 1 for row in range(200)]
+    masked, labels = masked_words(numbers, 11, ids, lengths, 0.3, MASK, VOCABULARY)
+    counts = 1 + torch.arange(200) % 7
+    frames = masked_frames(numbers, 11, counts, 8, 0.2)
+    for row, number in enumerate(numbers):
+        end = int(lengths[row]) - 1
+        expected = reference_words(number, 11, ids[row, 1:end].tolist(), 0.3)
+        assert masked[row].tolist() == [2, *expected[0], 3, *[0] * (11 - end)]
+        assert labels[row].tolist() == [-1, *expected[1], -1, *[-1] * (11 - end)]
+        assert frames[row].tolist() == reference_frames(number, 11, int(counts[row]), 8, 0.2)
 
 
 def test_a_sample_is_masked_alike_in_any_batch() -> None:

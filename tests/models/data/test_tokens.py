@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
+from tokenizers.models import WordLevel
 
 from models.data.tokens import Tokenizer
 from models.errors import UserError
@@ -21,6 +23,40 @@ def test_there_and_back() -> None:
     assert tokenizer.text([]) == ""
     assert tokenizer.table([], 7).ids.shape == (0, 7)
     assert table.ids.dtype == torch.int32
+
+
+def test_every_text_is_as_if_alone() -> None:
+    tokenizer = Tokenizer("minilm")
+    texts = ["", "a", "two girls sing", "he plays the piano very well on a stage", "\N{GRINNING FACE} straße", "[SEP]"]
+    table = tokenizer.table(texts, 6)
+    for row, text in enumerate(texts):
+        alone = tokenizer.table([text], 6)
+        assert torch.equal(table.ids[row], alone.ids[0])
+        assert int(table.lengths[row]) == int(alone.lengths[0]) == int((alone.ids != 0).sum())
+        assert int(alone.ids[0, 0]) == tokenizer.cls
+        assert int(alone.ids[0, int(alone.lengths[0]) - 1]) == tokenizer.sep
+
+
+def test_a_folder_of_a_vocabulary_alone(tmp_path: Path) -> None:
+    """As UniVL has its users download it."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "run", "##s"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    tokenizer = Tokenizer(str(tmp_path))
+    assert (tokenizer.cls, tokenizer.sep, tokenizer.mask, tokenizer.vocabulary) == (2, 3, 4, 9)
+    assert tokenizer.table(["A dog runs away"], 9).ids.tolist() == [[2, 5, 6, 7, 8, 1, 3, 0, 0]]
+
+
+def test_tokenizers_that_are_not_berts(tmp_path: Path) -> None:
+    def refused(said: str) -> None:
+        with pytest.raises(UserError) as caught:
+            Tokenizer(str(tmp_path))
+        assert str(caught.value).startswith(f"tokenizer {str(tmp_path)!r}: {said}")
+
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[PAD]\n[CLS]\n[SEP]\n[MASK]\n")
+    refused("[PAD] is 1; expected 0, as of BERT")
+    tokenizers.Tokenizer(WordLevel({"a": 0, "<unk>": 1})).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    refused("has no [PAD]; expected WordPiece as of BERT, with [PAD], [CLS], [SEP], [MASK]")
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
