@@ -3,16 +3,17 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from distributed.engine import EngineConfig
 from distributed.recipe_file import PathField
 from distributed.tracking import TrackingConfig
-from models.backbones.resnet import ResNetConfig
+from models.backbones.resnet import ResNet, ResNetConfig
 from models.backbones.univl.beam_search import BeamSearchConfig
 from models.backbones.univl.config import UniVLConfig
+from models.backbones.univl.network import UniVL
 from models.combiners import CombinerConfig, SingleConfig
 from models.config import StrictConfig
 from models.data.alignment_set import AlignmentDataConfig
@@ -22,7 +23,7 @@ from models.data.msrvtt import MSRVTTDataConfig
 from models.data.youcook2 import YouCook2DataConfig
 from models.meltr.config import MELTRConfig
 from models.neumatch.decoding import DecodingConfig
-from models.neumatch.network import NeuMATCHConfig
+from models.neumatch.network import NeuMATCH, NeuMATCHConfig
 from models.optim.lars import OptimiserConfig
 from models.optim.schedule import ScheduleConfig
 from models.tasks.video_text import InputConfig
@@ -104,8 +105,16 @@ class Recipe(StrictConfig):
         task = values.get("task")
         return RECIPES.get(task, cls) if isinstance(task, str) else cls
 
+    COMPONENTS: ClassVar[tuple[str, ...]] = ()
+    """The parts of the task's network that `optimiser.rates` may name."""
+
     @model_validator(mode="after")
     def _shared(self) -> Self:
+        for name in self.optimiser.rates:
+            if name not in self.COMPONENTS:
+                raise ValueError(
+                    f"optimiser.rates names {name!r}; the parts of this network are {', '.join(self.COMPONENTS)}"
+                )
         shares = self.scaling.workers * self.engine.accumulation
         if shares > self.training.batch_size:
             raise ValueError(
@@ -165,6 +174,7 @@ EXACT_SCHEMES = ("aid_fp_lite", "itd")
 class AlignmentRecipe(Recipe):
     """NeuMATCH, or a plain aligner to score."""
 
+    COMPONENTS = NeuMATCH.COMPONENTS
     task: Literal["alignment"]
     data: AlignmentDataConfig
     model: Annotated[NeuMATCHConfig | BaselineConfig, Field(discriminator="name")] = NeuMATCHConfig()
@@ -189,6 +199,7 @@ class AlignmentRecipe(Recipe):
 class ClassificationRecipe(Recipe):
     """Images into classes, with the losses classification, mixup and rotation."""
 
+    COMPONENTS = ResNet.COMPONENTS
     task: Literal["classification"]
     data: ClassificationDataConfig = ClassificationDataConfig()
     model: ResNetConfig = ResNetConfig()
@@ -209,7 +220,11 @@ class ClassificationRecipe(Recipe):
 class VideoTextRecipe(Recipe):
     """Retrieval, captioning or sentiment with UniVL and its losses."""
 
+    COMPONENTS = UniVL.COMPONENTS
     task: Literal["retrieval", "captioning", "sentiment"]
+    primary: Literal["align", "joint"] = "align"
+    """Of retrieval: the loss that counts and whose scores rank the videos. `align` has the cross encoder look at every
+    pair of a text and a video; `joint` compares one vector of each, hundreds of times cheaper."""
     data: Annotated[MSRVTTDataConfig | YouCook2DataConfig | MOSIDataConfig, Field(discriminator="name")]
     model: UniVLConfig = UniVLConfig()
     inputs: InputConfig = InputConfig()
@@ -222,6 +237,8 @@ class VideoTextRecipe(Recipe):
                 f"data.name={self.data.name!r} has nothing for task={self.task!r}: sentiment goes with mosi, "
                 "retrieval and captioning with msrvtt and youcook2"
             )
+        if self.primary != "align" and self.task != "retrieval":
+            raise ValueError(f"primary={self.primary!r} is of task='retrieval'; leave it out for {self.task!r}")
         if self.engine.accumulation > 1:
             raise ValueError(
                 "engine.accumulation above 1 would take negatives from each micro-batch alone: set it to 1, and "

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -31,8 +31,17 @@ class EngineConfig(StrictConfig):
 class Engine:
     """One model under DeepSpeed on this worker. Gradients are averaged over workers by DeepSpeed."""
 
-    def __init__(self, module: nn.Module, config: EngineConfig, optimiser: OptimiserConfig) -> None:
-        """Needs an initialised torch.distributed process group; `module` is on its device and equal on all workers."""
+    def __init__(
+        self,
+        module: nn.Module,
+        config: EngineConfig,
+        optimiser: OptimiserConfig,
+        part_of: Callable[[str], str] | None = None,
+    ) -> None:
+        """Needs an initialised torch.distributed process group; `module` is on its device and equal on all workers.
+
+        `part_of`: from a parameter's name to the part that `optimiser.rates` may name.
+        """
         if not torch.cuda.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -49,7 +58,8 @@ class Engine:
         self._engine: Any = engine
         self.module: nn.Module = engine.module
         self.shards: Shards = shards_of(engine, self.module, shapes)
-        self.shards.attach(self.lars)
+        scales = {name: optimiser.rates.get(part_of(name), 1.0) for name in shapes} if part_of else {}
+        self.shards.attach(self.lars, scales)
         if bf16:
             # DeepSpeed makes the fp32 weights from rounded ones. Each would start half a bf16 step away from the next
             # number, and small optimiser steps would not show in the forward pass until they add up to that.

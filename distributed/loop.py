@@ -75,7 +75,7 @@ class Trainer:
         synchronise(network, self.collectives)
         if recipe.engine.activation_checkpointing:
             recompute(network.blocks())
-        self.engine = Engine(network.to(self.device), recipe.engine, recipe.optimiser)
+        self.engine = Engine(network.to(self.device), recipe.engine, recipe.optimiser, task.component)
         self.machine = EngineMachine(self.engine)
         self.combiner = Combiner(recipe.combiner, task, recipe.seed, self.device)
         place = (self.rank, self.workers)

@@ -49,13 +49,13 @@ class Shards:
         """Sums over the holders of a parameter's slices."""
         return WorldCollectives() if self.sharded else Alone()
 
-    def attach(self, optimiser: LARS) -> None:
-        """Tells the optimiser which slices belong to which layer."""
+    def attach(self, optimiser: LARS, scales: Mapping[str, float]) -> None:
+        """Tells the optimiser which slices belong to which layer, and what each layer's rate is multiplied with."""
         layer = {name: number for number, name in enumerate(self.shapes)}
         segments: dict[int, list[Segment]] = {}
         for s in self.slices:
             segments.setdefault(id(s.tensor), []).append(Segment(layer[s.name], s.offset, s.length, s.start))
-        optimiser.set_layout(segments, len(layer), self.collectives)
+        optimiser.set_layout(segments, len(layer), self.collectives, [scales.get(name, 1.0) for name in layer])
 
     def whole(self, read: Callable[[Slice], Tensor]) -> dict[str, Tensor]:
         """Puts whole tensors together on every worker from what `read` gives for each slice; collective."""

@@ -43,7 +43,7 @@ def load_task(recipe: Recipe) -> Task:
             splits = load_msrvtt(recipe.data)
         else:
             splits = load_mosi(recipe.data) if isinstance(recipe.data, MOSIDataConfig) else load_youcook2(recipe.data)
-        return VideoTextTask(recipe.task, recipe.model, recipe.inputs, recipe.decoding, splits)
+        return VideoTextTask(recipe.task, recipe.model, recipe.inputs, recipe.decoding, splits, recipe.primary)
     if isinstance(recipe, ClassificationRecipe):
         return ClassificationTask(recipe.model, recipe.data, load_images(recipe.data))
     if not isinstance(recipe, AlignmentRecipe):

@@ -80,9 +80,11 @@ class ResNet(nn.Module):
         """The modules that activation checkpointing may wrap."""
         return [module for module in self.modules() if isinstance(module, Block)]
 
+    COMPONENTS = ("stem", "stage_1", "stage_2", "stage_3", "classes", "rotation")
+
     @staticmethod
     def component_of(parameter: str) -> str:
-        """The part that a parameter's name belongs to: stem, stage_1 to stage_3, classes or rotation."""
+        """The part that a parameter's name belongs to."""
         part, number, *_ = parameter.split(".")
         if part == "stages":
             return f"stage_{int(number) + 1}"

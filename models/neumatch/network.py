@@ -125,6 +125,8 @@ class NeuMATCH(nn.Module):
         self.fc1 = _initialised(Linear(state_width, w))
         self.fc2 = _initialised(Linear(w, len(config.actions)))
 
+    COMPONENTS = ("video_stack", "text_stack", "action_matched_stacks", "fc")
+
     @staticmethod
     def component_of(parameter: str) -> str:
         """The component of Table 3 that a parameter's name belongs to."""

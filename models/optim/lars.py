@@ -8,7 +8,7 @@ to which layer (`set_layout`), and all norms of a step are summed over workers a
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Annotated, Any, Literal, overload
 
 import torch
 from pydantic import Field
@@ -29,6 +29,9 @@ class OptimiserConfig(StrictConfig):
     eps: float = Field(default=1e-8, gt=0)
     gradient_cap: float = Field(default=2.0, ge=0)
     """The global gradient norm is capped here; 0 means no cap."""
+    rates: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """What the rate of a part of the network is multiplied with, such as `{text: 0.1}` for one that is pre-trained
+    while the others are not; 1 where it names none."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class LARS(torch.optim.Optimizer):
         whole = self.param_groups[0]["params"]
         self._segments = {id(p): [Segment(k, 0, p.numel(), 0)] for k, p in enumerate(whole)}
         self._layers = len(whole)
+        self._scales: list[float] | None = None
         self._collectives: Collectives = Alone()
         self.steps = 0
         self.norms: Tensor | None = None
@@ -76,12 +80,22 @@ class LARS(torch.optim.Optimizer):
             params, config.eta, (config.beta1, config.beta2), config.eps, config.gradient_cap, config.name == "lars"
         )
 
-    def set_layout(self, segments: dict[int, list[Segment]], layers: int, collectives: Collectives) -> None:
+    def set_layout(
+        self,
+        segments: dict[int, list[Segment]],
+        layers: int,
+        collectives: Collectives,
+        scales: Sequence[float] | None = None,
+    ) -> None:
         """Tells which slices of the stepped tensors (by `id`) belong to which layer.
 
         `collectives` sums over the workers that hold the other slices; pass `Alone()` where every worker holds whole
-        tensors. Elements in no segment are padding and are never touched.
+        tensors. Elements in no segment are padding and are never touched. `scales`: one a layer, what its rate is
+        multiplied with.
         """
+        if scales is not None and len(scales) != layers:
+            raise ValueError(f"{len(scales)} scales for {layers} layers")
+        self._scales = None if scales is None or set(scales) == {1.0} else list(scales)
         self._segments, self._layers, self._collectives = segments, layers, collectives
 
     def moments(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,6 +162,8 @@ class LARS(torch.optim.Optimizer):
             ratio = torch.where(weights * lengths > 0, weights / lengths.clamp(min=1e-300), 1.0).to(params[0].dtype)
             if segments:
                 torch._foreach_mul_(directions, list(ratio[layer_of].unbind()))
+        if segments and self._scales is not None:
+            torch._foreach_mul_(directions, [self._scales[segment.layer] for segment in segments])
         if segments:
             torch._foreach_add_(weight_views, directions, alpha=-rate)
         return loss

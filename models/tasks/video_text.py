@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.backbones.univl.beam_search import BeamSearchConfig, beam_search
 from models.backbones.univl.config import UniVLConfig
+from models.backbones.univl.losses import wide
 from models.backbones.univl.network import LOSSES, UniVL, UniVLBatch, loss_weights
 from models.backbones.univl.official import load_official, read_checkpoint, start_text_from
 from models.config import StrictConfig
@@ -28,7 +29,6 @@ from models.metrics.sentiment import sentiment_scores
 
 AT_ONCE = 32
 Kind = Literal["retrieval", "captioning", "sentiment"]
-PRIMARY = {"retrieval": "align", "captioning": "decoder", "sentiment": "sentiment"}
 
 
 class InputConfig(StrictConfig):
@@ -60,10 +60,13 @@ class VideoTextTask:
         inputs: InputConfig,
         search: BeamSearchConfig,
         splits: Mapping[str, VideoTextSplit],
+        ranking: Literal["align", "joint"] = "align",
     ) -> None:
-        """Raises UserError for sizes of the model that do not fit the data."""
+        """`ranking`: the loss whose scores rank the videos, the primary one of retrieval.
+
+        Raises UserError for sizes of the model that do not fit the data."""
         self.kind, self.model, self.inputs, self.search, self.splits = kind, model, inputs, search, splits
-        self.primary = PRIMARY[kind]
+        self.primary = {"retrieval": ranking, "captioning": "decoder", "sentiment": "sentiment"}[kind]
         without = ("decoder", "m_decoder") if kind == "sentiment" else ()
         own = ("sentiment",) if kind == "sentiment" else ()
         self.names = (*own, *(name for name in LOSSES if name not in without))
@@ -197,7 +200,7 @@ class VideoTextTask:
             network.train(training)
 
     def _ranks(self, network: UniVL, split: VideoTextSplit, rank: int, workers: int) -> Tensor:
-        """Every worker encodes all videos and takes its share of the texts through the cross encoder."""
+        """Every worker encodes all videos and scores its share of the texts with each of them."""
         device = network.similarity_dense.weight.device
         found = torch.zeros(len(split.queries), 2, dtype=torch.float64)
         mine = torch.arange(len(split.queries))[rank::workers]
@@ -207,7 +210,11 @@ class VideoTextTask:
         video, video_mask = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         for part in mine.split(AT_ONCE):
             text, mask = self._texts(network, split, part, device)
-            scores = network.similarity(text, mask, video, video_mask)
+            if self.primary == "joint":
+                vectors = network.joint_vectors(text, mask, video, video_mask)
+                scores = wide(vectors[0]) @ wide(vectors[1]).T
+            else:
+                scores = network.similarity(text, mask, video, video_mask)
             gold = torch.tensor([split.queries[number].video for number in part.tolist()])
             found[part] = ranks(scores.float().cpu(), gold).double()
         return found

@@ -65,6 +65,8 @@ def error_of(*arguments: object) -> str:
         ("data.root=null", "'.' is a relative path; set MELTMATCH_DATA to the data folder, or give data.root="),
         ("data.clip_features=gone.npz", "gone.npz: no such file"),
         ("data.text_features=clip_features.npz", "clip_features.npz: no feature for snippet '"),
+        ("optimiser.rates={words: 0.1}", "optimiser.rates names 'words'; the parts of this network are video_stack, "),
+        ("optimiser.rates={fc: 0}", "'optimiser.rates.fc' should be greater than 0; found 0"),
         ("init_from=/no/export", "/no/export/config.json: no such file; make an export with"),
         ("epochs", "expected dotted.key=value, found 'epochs'"),
     ],

@@ -102,7 +102,7 @@ def video_values(data: Path, storage: Path, changes: Mapping[str, Any]) -> dict[
             "rate": 0.01,
             "way": "forward_mode",
         },
-        "optimiser": {"name": "adam", "eta": 0.001},
+        "optimiser": {"name": "adam", "eta": 0.001, "rates": {"text": 0.5}},
         "training": {"epochs": 1, "batch_size": 8, "evaluate_every": 1, "log_every": 1},
         "decoding": {"beams": 2, "max_words": 8},
         "tracking": {"wandb": "disabled"},

@@ -38,8 +38,14 @@ class UniVLConfig(StrictConfig):
     encoder starts from; its width must be `hidden`."""
     sentiment: bool = False
     """Whether there is a head for sentiment, which no official checkpoint has."""
+    feature_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of the normalised frame features' entries; none as published. Few videos and wide features overfit without."""
+    joint_loss: Literal["margin", "contrastive"] = "margin"
+    """Max-margin as published in the fine-tuning, or the softmax over the batch's pairs (InfoNCE), both ways."""
     margin: float = Field(default=0.1, ge=0)
-    """Of the joint losses."""
+    """Of the max-margin joint losses."""
+    temperature: float = Field(default=0.05, gt=0)
+    """Of the contrastive joint losses."""
     normalise_joint: bool = True
     """Compare unit vectors in the joint losses (the official switch `use_mil` turns it off)."""
     train_padding: bool = False

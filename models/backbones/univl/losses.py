@@ -44,6 +44,14 @@ def joint_loss(text: Tensor, video: Tensor, margin: float, collectives: Collecti
     return loss.sum() / max(1, len(all_text))
 
 
+def contrastive_loss(text: Tensor, video: Tensor, temperature: float, collectives: Collectives) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018) of (n, H) texts and videos: the mean of both ways over all N."""
+    text, video = wide(text), wide(video) / temperature
+    all_text, start = collectives.gather(text)
+    all_video, _ = collectives.gather(video)
+    return (align_loss(text @ all_video.T, start) + align_loss(video @ all_text.T, start)) / 2
+
+
 def align_loss(scores: Tensor, start: int) -> Tensor:
     """Scores (n, N) of texts with all videos, of which this worker's begin at column `start`."""
     labels = torch.arange(start, start + len(scores), device=scores.device)

@@ -15,7 +15,15 @@ from torch.utils.checkpoint import checkpoint
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.encoders import CrossEncoder, Decoder, Heads, TextEncoder, VisualEncoder
 from models.backbones.univl.layers import EPS, DecoderLayer, EncoderLayer, WideLayerNorm
-from models.backbones.univl.losses import align_loss, frame_loss, joint_loss, mean_text, mean_video, wide
+from models.backbones.univl.losses import (
+    align_loss,
+    contrastive_loss,
+    frame_loss,
+    joint_loss,
+    mean_text,
+    mean_video,
+    wide,
+)
 from models.collectives import Alone, Collectives
 
 LOSSES = ("joint", "align", "cmlm", "cmfm", "m_joint", "m_align", "decoder", "m_decoder")
@@ -130,7 +138,8 @@ class UniVL(nn.Module):
 
     def encode_video(self, video: Tensor, mask: Tensor) -> Tensor:
         """(n, F, D), (n, F) -> (n, F, H)."""
-        encoded: Tensor = self.visual(self.normalised(video), mask)
+        features = F.dropout(self.normalised(video), self.config.feature_dropout, self.training)
+        encoded: Tensor = self.visual(features, mask)
         return encoded
 
     def joint_vectors(self, text: Tensor, mask: Tensor, video: Tensor, video_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,6 +181,8 @@ class UniVL(nn.Module):
 
     def _joint(self, encoded: _Encoded, batch: UniVLBatch) -> Tensor:
         vectors = self.joint_vectors(encoded.text, batch.mask, encoded.video, batch.video_mask)
+        if self.config.joint_loss == "contrastive":
+            return contrastive_loss(*vectors, self.config.temperature, self.collectives)
         return joint_loss(*vectors, self.config.margin, self.collectives)
 
     def _align(self, encoded: _Encoded, batch: UniVLBatch) -> Tensor:
@@ -220,9 +231,11 @@ class UniVL(nn.Module):
         """The modules that activation checkpointing may wrap."""
         return [module for module in self.modules() if isinstance(module, EncoderLayer | DecoderLayer)]
 
+    COMPONENTS = ("text", "visual", "cross", "decoder", "heads")
+
     @staticmethod
     def component_of(parameter: str) -> str:
-        """The part that a parameter's name belongs to: text, visual, cross, decoder or heads."""
+        """The part that a parameter's name belongs to."""
         part = parameter.split(".", maxsplit=1)[0]
         return {"bert": "text", "visual": "visual", "cross": "cross", "decoder": "decoder"}.get(part, "heads")
 

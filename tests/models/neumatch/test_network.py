@@ -180,6 +180,7 @@ def test_components_cover_every_parameter() -> None:
         "action_matched_stacks": {"action_stack", "matched_stack"},
         "fc": {"fc1", "fc2"},
     }
+    assert set(parts) == set(NeuMATCH.COMPONENTS)
 
 
 @torch.no_grad()

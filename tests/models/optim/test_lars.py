@@ -134,6 +134,21 @@ def test_without_layers_it_is_adam(cap: float) -> None:
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("layerwise", [True, False])
+def test_each_layer_at_its_own_rate(layerwise: bool) -> None:
+    scales = [0.1, 1.0, 3.0, 1.0, 0.5]
+    for number, scale in enumerate(scales):
+        ours, theirs = tensors(0), tensors(0)
+        mine, alone = LARS(ours, 0.02, layerwise=layerwise), LARS(theirs, 0.02 * scale, layerwise=layerwise)
+        mine.set_layout(dict(mine._segments), len(ours), Alone(), scales)
+        for step in range(4):
+            run(mine, ours, range(step, step + 1), gradients)
+            run(alone, theirs, range(step, step + 1), gradients)
+            torch.testing.assert_close(ours[number], theirs[number], **EXACT)
+    with pytest.raises(ValueError, match="2 scales for 5 layers"):
+        mine.set_layout({}, 5, Alone(), [1.0, 2.0])
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
     params = tensors(0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distributed.tasks import load_task
-from models.backbones.univl.network import LOSSES
+from models.backbones.univl.network import LOSSES, UniVL
 from models.errors import UserError
 from models.metrics.retrieval import ranks, retrieval_scores
 from models.tasks.video_text import VideoTextTask
@@ -40,6 +40,11 @@ def test_a_sample_is_a_caption_or_a_video(data: Path) -> None:
         assert text in task.train.references()[5], video
         drawn.add(text)
     assert len(drawn) > 1
+
+
+def test_every_part_of_the_network_has_a_name(data: Path) -> None:
+    task = made(data)
+    assert {task.component(name) for name, _ in task.network().named_parameters()} == set(UniVL.COMPONENTS)
 
 
 def test_inputs(data: Path) -> None:
@@ -124,6 +129,29 @@ def test_retrieval_scores_beside_the_whole_matrix(data: Path) -> None:
             rows.append(torch.stack(row))
     expected = retrieval_scores(ranks(torch.stack(rows), torch.arange(TESTED)))
     assert task.scores(task.score_sums(network, "test", 0, 1), "test") == pytest.approx(expected)
+
+
+def test_retrieval_by_the_joint_scores(data: Path) -> None:
+    task = made(data, primary="joint")
+    assert task.primary == "joint"
+    torch.manual_seed(0)
+    network = task.network().eval()
+    split = task.splits["test"]
+    queries = torch.arange(len(split.queries))
+    with torch.no_grad():
+        text, mask = task._texts(network, split, queries, CPU)
+        video, video_mask = task._encoded(network, split, torch.arange(len(split)), CPU)
+        scores = torch.zeros(len(queries), len(split))
+        for i in range(len(queries)):  # the mean of each text without [CLS], and of each video, at unit length
+            words = text[i, 1 : int(mask[i].sum())].mean(0)
+            for j in range(len(split)):
+                frames = video[j, : int(video_mask[j].sum())].mean(0)
+                scores[i, j] = words @ frames / words.norm() / frames.norm()
+    expected = retrieval_scores(ranks(scores, torch.tensor([query.video for query in split.queries])))
+    parts = [task.score_sums(network, "test", rank, 2) for rank in range(2)]
+    assert task.scores(parts[0] + parts[1], "test") == pytest.approx(expected)
+    with pytest.raises(ValueError, match="primary='joint' is of task='retrieval'; leave it out for 'captioning'"):
+        video_recipe(data, data, {"task": "captioning", "primary": "joint"})
 
 
 def test_captions_are_scored(data: Path) -> None:

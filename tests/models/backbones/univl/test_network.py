@@ -1,12 +1,15 @@
 """UniVL over workers as over one whole batch, its derivatives, its precision, and what it does with empty shares."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from models.backbones.univl.losses import contrastive_loss
 from models.backbones.univl.network import LOSSES, UniVLBatch, loss_weights
+from models.collectives import Alone
 from models.meltr.machine import Network, OneProcess
 from models.normalisation import synchronise
 from models.recompute import recompute
@@ -23,14 +26,17 @@ def means(batch: UniVLBatch) -> Tensor:
     return torch.tensor([weights[name] for name in NAMES], dtype=torch.float64)
 
 
+@pytest.mark.parametrize("joint", ["margin", "contrastive"])
 @pytest.mark.parametrize("sizes", [(7,), (4, 3), (5, 0, 2)])
-def test_workers_see_one_batch(sizes: tuple[int, ...]) -> None:
+def test_workers_see_one_batch(sizes: tuple[int, ...], joint: str) -> None:
     whole = small.batch()
-    alone = small.network()
+    alone = small.network(joint_loss=joint)
     expected = torch.stack([alone(whole, NAMES)[name] for name in NAMES]) / means(whole)
     factors = torch.linspace(0.5, 2, len(NAMES), dtype=torch.float64)
     (factors * expected).sum().backward()
-    networks = [small.network() for _ in sizes]  # not in the threads, which share one source of random numbers
+    networks = [
+        small.network(joint_loss=joint) for _ in sizes
+    ]  # not in the threads, which share one source of random numbers
     starts = [sum(sizes[:rank]) for rank in range(len(sizes))]
 
     def work(collectives: ThreadCollectives) -> Tensor:
@@ -50,6 +56,25 @@ def test_workers_see_one_batch(sizes: tuple[int, ...]) -> None:
         total = sum((part for part in parts if part is not None), torch.zeros_like(parameter))
         wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.testing.assert_close(total, wanted, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_the_contrastive_loss_one_pair_at_a_time() -> None:
+    source = torch.Generator().manual_seed(0)
+    text, video = torch.randn(2, 4, 3, dtype=torch.float64, generator=source)
+    expected = 0.0
+    for i in range(4):
+        for ours, theirs in ((text, video), (video, text)):
+            against = [math.exp(float(ours[i] @ theirs[j]) / 0.2) for j in range(4)]
+            expected -= math.log(against[i] / sum(against)) / 2
+    assert float(contrastive_loss(text, video, 0.2, Alone())) == pytest.approx(expected, rel=1e-12)
+
+
+def test_feature_dropout_is_of_training_alone() -> None:
+    network, batch = small.network(feature_dropout=0.5), small.batch()
+    with torch.no_grad():
+        expected = small.network().encode_video(batch.video, batch.video_mask)
+        assert torch.equal(network.eval().encode_video(batch.video, batch.video_mask), expected)
+        assert not torch.equal(network.train().encode_video(batch.video, batch.video_mask), expected)
 
 
 def evaluate(network: Network) -> Tensor:
