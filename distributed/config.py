@@ -239,11 +239,6 @@ class VideoTextRecipe(Recipe):
             )
         if self.primary != "align" and self.task != "retrieval":
             raise ValueError(f"primary={self.primary!r} is of task='retrieval'; leave it out for {self.task!r}")
-        if self.engine.accumulation > 1:
-            raise ValueError(
-                "engine.accumulation above 1 would take negatives from each micro-batch alone: set it to 1, and "
-                "engine.activation_checkpointing=true or more workers if memory is short"
-            )
         if self.init_from is not None:
             raise ValueError("init_from reads exports of alignment runs; model.checkpoint names weights for this task")
         return self

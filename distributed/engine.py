@@ -23,7 +23,7 @@ class EngineConfig(StrictConfig):
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 keeps fp32 master weights; DeepSpeed has them from ZeRO stage 1 on, so stage 0 then runs as stage 1."""
     accumulation: int = Field(default=1, ge=1)
-    """Micro-batches a step. SBN needs its whole batch at once: 1."""
+    """Micro-batches a step. Losses with in-batch negatives see the whole batch still; SBN needs it at once: 1."""
     activation_checkpointing: bool = False
     """Keep only the inputs of a network's blocks and compute the rest again in the backward pass."""
 

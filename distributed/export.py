@@ -2,13 +2,14 @@
 
     python -m distributed.export RUN [--checkpoint best|last] [--to FOLDER]
 
-An export holds `model.safetensors` (network and preprocessing) and `config.json`. `read_export` loads it; a recipe
-starts from it with `init_from: FOLDER`.
+An export holds `model.safetensors` (the weights, and with alignment the preprocessing) and `config.json`. Alignment:
+`read_export` loads it, and a recipe starts from it with `init_from: FOLDER`. UniVL: the official layout, with low-rank
+matrices added in; a recipe starts from it with `model.checkpoint: FOLDER`.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from torch import Tensor
 
 from distributed import checkpoint
 from distributed.command import main_of
+from models.backbones.univl.build import plain
+from models.backbones.univl.config import UniVLConfig
+from models.backbones.univl.official import official_state
 from models.data.files import atomic_path
 from models.errors import UserError
 from models.neumatch.network import NeuMATCH, NeuMATCHConfig
@@ -49,9 +53,13 @@ class Export:
 def write_export(folder: Path, export: Export) -> None:
     """Writes an export; each file appears whole or not at all."""
     tensors = {**export.weights, **{PREFIX + name: t for name, t in export.preprocessors.state().items()}}
+    _write(folder, tensors, {"model": export.config.model_dump(mode="json"), **export.about})
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    about = {"model": export.config.model_dump(mode="json"), **export.about}
+        # A file has no tied tensors: each name has its own.
+        save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, temporary)
     with atomic_path(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
@@ -110,18 +118,25 @@ def export_of(run: Path, which: str = "best") -> Export:
     """
     chosen = checkpoint_of(run, which)
     if (task := chosen.manifest["recipe"]["task"]) != "alignment":
-        raise UserError(f"{run}: exports are for alignment runs; this one's task is {task}")
+        raise UserError(f"{run}: an alignment run is expected; this one's task is {task}")
     config = NeuMATCHConfig.model_validate_json(json.dumps(chosen.manifest["recipe"]["model"]))
-    progress = chosen.manifest["progress"]
-    about = {
-        "run": run.name,
-        "step": chosen.step,
-        "epoch": progress["epoch"],
-        "figures": progress["figures"],
-        "data": chosen.manifest["recipe"]["data"],
-    }
     preprocessors = Preprocessors.from_file(run / PREPROCESSING)
-    return Export(config, checkpoint.whole_weights(chosen), preprocessors, about)
+    return Export(config, checkpoint.whole_weights(chosen), preprocessors, _about(run, chosen))
+
+
+def _about(run: Path, chosen: checkpoint.Checkpoint) -> dict[str, Any]:
+    progress, recipe = chosen.manifest["progress"], chosen.manifest["recipe"]
+    figures = {"epoch": progress["epoch"], "figures": progress["figures"]}
+    return {"run": run.name, "step": chosen.step, **figures, "data": recipe["data"]}
+
+
+def write_univl(folder: Path, run: Path, chosen: checkpoint.Checkpoint) -> None:
+    """Writes a checkpoint of UniVL in the official layout."""
+    recipe = chosen.manifest["recipe"]
+    config = UniVLConfig.model_validate_json(json.dumps(recipe["model"]))
+    network = plain(config, checkpoint.whole_weights(chosen))
+    about = {"model": network.config.model_dump(mode="json"), "inputs": recipe["inputs"], "task": recipe["task"]}
+    _write(folder, official_state(network), {**about, **_about(run, chosen)})
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -131,10 +146,12 @@ def export(arguments: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     parser.add_argument("--to", type=Path, help="where to write (default: RUN/export)")
     options = parser.parse_args(arguments)
-    made = export_of(options.run, options.checkpoint)
-    target = options.to or options.run / "export"
-    write_export(target, made)
-    print(f"exported step {made.about['step']} of {options.run} to {target}")
+    target, chosen = options.to or options.run / "export", checkpoint_of(options.run, options.checkpoint)
+    if chosen.manifest["recipe"]["task"] in ("retrieval", "captioning", "sentiment"):
+        write_univl(target, options.run, chosen)
+    else:
+        write_export(target, export_of(options.run, options.checkpoint))
+    print(f"exported step {chosen.step} of {options.run} to {target}")
 
 
 if __name__ == "__main__":

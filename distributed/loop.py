@@ -75,7 +75,11 @@ class Trainer:
         synchronise(network, self.collectives)
         if recipe.engine.activation_checkpointing:
             recompute(network.blocks())
-        self.engine = Engine(network.to(self.device), recipe.engine, recipe.optimiser, task.component)
+        engine = recipe.engine
+        if task.whole_batch:
+            network.micro_batches = engine.accumulation
+            engine = engine.model_copy(update={"accumulation": 1})
+        self.engine = Engine(network.to(self.device), engine, recipe.optimiser, task.component)
         self.machine = EngineMachine(self.engine)
         self.combiner = Combiner(recipe.combiner, task, recipe.seed, self.device)
         place = (self.rank, self.workers)

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from models.config import StrictConfig
 from models.freezing import freeze
@@ -34,3 +34,15 @@ def adapt(network: nn.Module, config: LoRAConfig, maps: Sequence[str], trained: 
         )
     network.requires_grad_(True)  # peft turns everything else off, also what is to be trained as it is
     freeze(network, lambda name: "lora_" not in name and not name.startswith(tuple(trained)))
+
+
+def merged(network: nn.Module) -> dict[str, Tensor]:
+    """The weights with what `adapt` put beside them added in, under the names that they had without it."""
+    from peft.tuners.lora import Linear
+
+    state = {name: tensor for name, tensor in network.state_dict().items() if "lora_" not in name}
+    for path, module in network.named_modules():
+        if isinstance(module, Linear):
+            name = f"{path}.base_layer.weight"
+            state[name] = state[name] + module.get_delta_weight("default").detach()
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items()}

@@ -23,6 +23,7 @@ class AlignmentTask:
 
     names = ("actions",)
     primary = "actions"
+    whole_batch = False
 
     def __init__(
         self,

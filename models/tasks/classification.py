@@ -43,6 +43,7 @@ class ClassificationTask:
 
     names = ("classification", "mixup", "rotation")
     primary = "classification"
+    whole_batch = False
 
     def __init__(self, model: ResNetConfig, data: ClassificationDataConfig, splits: Mapping[str, ImageSet]) -> None:
         """`splits` are those of `load_images`; images must be square. Raises ValueError for an empty training split."""

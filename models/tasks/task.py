@@ -24,6 +24,12 @@ class Task(Protocol):
         """The loss that the user cares about."""
         ...
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a sample's losses look at the rest of its batch. Its network then takes micro-batches by itself, as
+        many as its attribute `micro_batches` says."""
+        ...
+
     def __len__(self) -> int:
         """Training samples."""
         ...

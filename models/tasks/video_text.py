@@ -4,7 +4,6 @@ Shape legend: n samples, W words, F frames, D width of a frame's feature.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,17 +11,15 @@ from pydantic import Field
 from torch import Tensor
 
 from models.backbones.univl.beam_search import BeamSearchConfig, beam_search
+from models.backbones.univl.build import build
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.losses import wide
 from models.backbones.univl.network import LOSSES, UniVL, UniVLBatch, loss_weights
-from models.backbones.univl.official import load_official, read_checkpoint, start_text_from
 from models.config import StrictConfig
 from models.data.masking import masked_frames, masked_words
-from models.data.tokens import Tokenizer
+from models.data.tokens import Tokenizer, TokenTable
 from models.data.videos import VideoTextSplit
 from models.errors import UserError
-from models.freezing import freeze
-from models.lora import adapt
 from models.metrics.captioning import caption_scores
 from models.metrics.retrieval import ranks, retrieval_scores
 from models.metrics.sentiment import sentiment_scores
@@ -42,6 +39,9 @@ class InputConfig(StrictConfig):
     """What an epoch goes over: every caption with its video, or every video with one of its captions at random."""
     word_masking: float = Field(default=0.15, gt=0, lt=1)
     frame_masking: float = Field(default=0.15, gt=0, lt=1)
+    transcripts: bool = False
+    """Captioning: the encoders read what is said in the video, as published for YouCook2, and the decoder sees that
+    and the video; the data must have it. Else they read the caption, and the decoder sees the video alone."""
     caption_leak: bool = False
     """Let the decoder see, through the encoders, the very caption that it has to say, as the released retrieval code
     does; else it sees the video and an empty text."""
@@ -52,6 +52,8 @@ class VideoTextTask:
 
     Sentiment has a loss of its own, the absolute error, and no decoder: there is nothing to say.
     """
+
+    whole_batch = True
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class VideoTextTask:
         self.frames = max(split.frames.features.shape[1] for split in splits.values())
         self._check()
         self.captions = self.tokenizer.table([c.text for c in self.train.captions], inputs.max_words)
+        self.transcripts = {name: self._spoken(split) for name, split in splits.items()} if inputs.transcripts else {}
         self.video_of = torch.tensor([caption.video for caption in self.train.captions])
         counts = torch.bincount(self.video_of, minlength=len(self.train))
         self.first_of = counts.cumsum(0) - counts  # captions are in the order of the videos
@@ -90,6 +93,10 @@ class VideoTextTask:
         for key, value in wanted.items():
             if (found := getattr(self.model, key)) != value:
                 raise UserError(f"model.{key}={found}: the data has {value}; set model.{key}={value}")
+        if self.inputs.transcripts and self.kind != "captioning":
+            raise UserError(f"inputs.transcripts=true is for captioning; set it false for {self.kind}")
+        if self.inputs.transcripts and self.train.transcripts is None:
+            raise UserError("inputs.transcripts=true: the data has no transcripts; set it false, or use UniVL's files")
         if self.kind == "sentiment" and not self.model.sentiment:
             raise UserError("task=sentiment needs a network with a head for it: set model.sentiment=true")
         least = {
@@ -101,21 +108,15 @@ class VideoTextTask:
             if getattr(self.model, key) < value:
                 raise UserError(f"model.{key}={getattr(self.model, key)}: inputs take up to {value}; raise it")
 
+    def _spoken(self, split: VideoTextSplit) -> TokenTable:
+        return self.tokenizer.table(split.transcripts or [""] * len(split), self.inputs.max_words)
+
     def __len__(self) -> int:
         return len(self.train.captions) if self.inputs.sample == "caption" else len(self.train)
 
     def network(self) -> UniVL:
         """A freshly initialised network, from the weights that the configuration names."""
-        network = UniVL(self.model)
-        if self.model.checkpoint is not None:
-            load_official(network, read_checkpoint(Path(self.model.checkpoint)), self.model.checkpoint)
-        if self.model.text_from is not None:
-            start_text_from(network, self.model.text_from)
-        if self.model.lora is not None:
-            adapt(network, self.model.lora, ("query", "value"), ("similarity_dense", "sentiment", "normalize_video"))
-        if self.model.frozen:
-            freeze(network, lambda name: UniVL.component_of(name) in self.model.frozen)
-        return network
+        return build(self.model)
 
     def batch(self, indices: Sequence[int], device: torch.device, draw: int) -> UniVLBatch:
         """The training samples at `indices` (possibly none) on `device`, masked as `draw` has it."""
@@ -124,7 +125,11 @@ class VideoTextTask:
             picks = torch.tensor([_pick(draw, number) for number in indices], dtype=torch.float64)
             rows = self.first_of[rows] + (picks * self.captions_of[rows]).long()
         videos = self.video_of[rows]
-        words, lengths = self.captions.ids[rows].long(), self.captions.lengths[rows]
+        said, said_lengths = self.captions.ids[rows].long(), self.captions.lengths[rows]
+        words, lengths = said, said_lengths
+        if self.transcripts:
+            table = self.transcripts["train"]
+            words, lengths = table.ids[videos].long(), table.lengths[videos]
         features, frame_mask = self._videos(self.train, videos)
         masked_ids, labels = masked_words(
             indices, draw, words, lengths, self.inputs.word_masking, self.tokenizer.mask, self.tokenizer.vocabulary
@@ -133,8 +138,8 @@ class VideoTextTask:
             indices, draw, self.train.frames.counts[videos], self.frames, self.inputs.frame_masking
         )
         place = torch.arange(self.inputs.max_words)
-        spoken = (place < lengths[:, None] - 1).long()  # [CLS] and the words
-        following = words.roll(-1, 1) * spoken
+        spoken = (place < said_lengths[:, None] - 1).long()  # [CLS] and the words
+        following = said.roll(-1, 1) * spoken
         batch = {
             "ids": words,
             "types": torch.zeros_like(words),
@@ -145,11 +150,11 @@ class VideoTextTask:
             "token_labels": labels,
             "masked_video": features.masked_fill((frame_labels != -1)[..., None], 0.0),
             "frame_labels": frame_labels,
-            "caption_ids": words * spoken,
+            "caption_ids": said * spoken,
             "caption_labels": following,
             "caption_mask": spoken,
         }
-        if not self.inputs.caption_leak:
+        if not (self.inputs.caption_leak or self.transcripts):
             batch["memory_ids"] = self._nothing(len(rows))
         if self.train.labels is not None:
             batch["sentiment"] = self.train.labels[videos]
@@ -195,13 +200,13 @@ class VideoTextTask:
         network.eval()
         try:
             score = {"retrieval": self._ranks, "captioning": self._generated, "sentiment": self._opinions}[self.kind]
-            return score(network, self.splits[split], rank, workers)
+            return score(network, split, rank, workers)
         finally:
             network.train(training)
 
-    def _ranks(self, network: UniVL, split: VideoTextSplit, rank: int, workers: int) -> Tensor:
+    def _ranks(self, network: UniVL, name: str, rank: int, workers: int) -> Tensor:
         """Every worker encodes all videos and scores its share of the texts with each of them."""
-        device = network.similarity_dense.weight.device
+        device, split = network.similarity_dense.weight.device, self.splits[name]
         found = torch.zeros(len(split.queries), 2, dtype=torch.float64)
         mine = torch.arange(len(split.queries))[rank::workers]
         if not len(mine):
@@ -227,8 +232,8 @@ class VideoTextTask:
         mask = (torch.arange(self.inputs.max_words) < table.lengths[:, None]).long().to(device)
         return network.encode_text(words, torch.zeros_like(words), mask), mask
 
-    def _opinions(self, network: UniVL, split: VideoTextSplit, rank: int, workers: int) -> Tensor:
-        device = network.similarity_dense.weight.device
+    def _opinions(self, network: UniVL, name: str, rank: int, workers: int) -> Tensor:
+        device, split = network.similarity_dense.weight.device, self.splits[name]
         found = torch.zeros(len(split), dtype=torch.float64)
         for part in torch.arange(len(split))[rank::workers].split(AT_ONCE):
             text, mask = self._texts(network, split, part, device)
@@ -243,13 +248,19 @@ class VideoTextTask:
         features, mask = (tensor.to(device) for tensor in self._videos(split, videos))
         return network.encode_video(features, mask), mask
 
-    def _generated(self, network: UniVL, split: VideoTextSplit, rank: int, workers: int) -> Tensor:
-        device = network.similarity_dense.weight.device
+    def _generated(self, network: UniVL, name: str, rank: int, workers: int) -> Tensor:
+        device, split = network.similarity_dense.weight.device, self.splits[name]
         found = torch.zeros(len(split), self.search.max_words, dtype=torch.float64)
         for part in torch.arange(len(split))[rank::workers].split(AT_ONCE):
             video, mask = self._encoded(network, split, part, device)
-            nothing = self._nothing(len(part)).to(device)
-            crossed, memory_mask = network.memory(nothing, video, mask, self.inputs.max_words)
+            words = self._nothing(len(part))
+            words_mask = torch.ones_like(words)
+            if self.transcripts:
+                table = self.transcripts[name]
+                words = table.ids[part].long()
+                words_mask = (torch.arange(words.shape[1]) < table.lengths[part, None]).long()
+            texts = words.to(device), words_mask.to(device)
+            crossed, memory_mask = network.memory(*texts, video, mask, self.inputs.max_words)
             captions = beam_search(network, crossed, memory_mask, self.tokenizer.cls, self.tokenizer.sep, self.search)
             for number, hypotheses in zip(part.tolist(), captions, strict=True):
                 ids = hypotheses[0].ids

@@ -194,5 +194,5 @@ def test_the_commands_from_a_recipe_to_a_score(tmp_path: Path, capfd: pytest.Cap
     assert "| accuracy | " in capfd.readouterr().out
     scores = json.loads((run / "evaluation-test.json").read_text())["rows"]["digits"]
     assert scores["accuracy"] > 20  # ten classes
-    with pytest.raises(UserError, match="exports are for alignment runs"):
+    with pytest.raises(UserError, match="an alignment run is expected"):
         export([str(run)])

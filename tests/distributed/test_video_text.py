@@ -5,14 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
+from distributed import checkpoint
 from distributed.config import Recipe
 from distributed.evaluate import evaluate
+from distributed.export import checkpoint_of, export
 from distributed.inspect import inspect
 from distributed.recipe_file import dump_recipe
+from distributed.tasks import load_task
 from distributed.train import train
+from models.backbones.univl.network import LOSSES
 from tests.support.small_videos import small_videos, video_recipe
-from tests.support.trainers import new_trainer
+from tests.support.trainers import new_trainer, train_and_save
 from tests.support.workers import WorkerError, on_workers
 
 STEPS = 20
@@ -146,15 +151,47 @@ def test_low_rank_matrices_learn_the_same_on_two_workers(data: Path, tmp_path: P
     assert expected[-1]["loss/joint"] != expected[0]["loss/joint"]
 
 
-def test_accumulation_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="would take negatives from each micro-batch alone"):
-        video_recipe(data, tmp_path, {"engine.accumulation": 2})
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_micro_batches_see_the_whole_batch(
+    data: Path, alone: list[dict[str, float]], tmp_path: Path, workers: int
+) -> None:
+    changes = {"training.epochs": 4, "engine.accumulation": 3, "scaling.workers": workers}  # of 8 samples
+    variants: list[dict[str, object]] = [{}, {"engine.activation_checkpointing": True, "engine.zero_stage": 1}]
+    variants.append({"engine.zero_stage": 3, "combiner.way": "per_task"})
+    recipes = [video_recipe(data, tmp_path, {**changes, **variant}) for variant in variants]
+    for course in on_workers(workers, learn, recipes, 6)[0]:
+        same(course, alone[:6], 1e-4)  # rounding, grown by six steps
 
 
 def test_a_loss_that_is_not_finite_is_named(data: Path, tmp_path: Path) -> None:
     recipe = video_recipe(data, tmp_path, {"optimiser.eta": 1e30, "optimiser.gradient_cap": 0.0, "training.epochs": 4})
     with pytest.raises(WorkerError, match=r"UserError: loss '\w+' is (nan|inf)"):
         on_workers(1, learn, [recipe], STEPS)
+
+
+@pytest.mark.parametrize("changes", [{}, {"model.lora": {"rank": 2}}, {"model.frozen": ["text", "cross"]}])
+def test_an_export_is_what_was_trained(data: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    recipe = video_recipe(data, tmp_path, {**changes, "training.epochs": 4, "optimiser.eta": 0.01})
+    on_workers(1, train_and_save, recipe, [4], 4)
+    export([str(recipe.folder), "--to", str(tmp_path / "export")])
+    trained = load_task(recipe)
+    network = trained.network()
+    network.load_state_dict(checkpoint.whole_weights(checkpoint_of(recipe.folder, "last")))
+    expected = trained.score_sums(network, "test", 0, 1)
+    next_one = load_task(video_recipe(data, tmp_path, {"model.checkpoint": str(tmp_path / "export")}))
+    torch.manual_seed(5)
+    again = next_one.network()
+    assert torch.equal(next_one.score_sums(again, "test", 0, 1), expected)
+    batch = next_one.batch([0, 5, 9], torch.device("cpu"), 3)
+    with torch.no_grad():
+        ours, theirs = (net.eval()(batch, LOSSES) for net in (again, network))
+    for name in LOSSES:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=name)
+    saying = video_recipe(data, tmp_path, {"task": "captioning", "model.checkpoint": str(tmp_path / "export")})
+    assert load_task(saying).network() is not None
+    about = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert (about["task"], about["step"], about["model"]["lora"]) == ("retrieval", 4, None)
 
 
 @pytest.mark.slow

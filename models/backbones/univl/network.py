@@ -3,9 +3,11 @@
 Shape legend: n samples of this worker, N of all workers, W words, F frames, D width of a frame's feature, H hidden.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +62,12 @@ class UniVLBatch:
     sentiment: Tensor | None = None
     """(n,) float32."""
 
+    def rows(self, chosen: slice) -> "UniVLBatch":
+        """Some of the samples."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        parts: dict[str, Any] = {name: None if t is None else t[chosen] for name, t in tensors.items()}
+        return UniVLBatch(**parts)
+
 
 class _Encoded(NamedTuple):
     """One view of the samples, clean or masked."""
@@ -83,6 +91,9 @@ class UniVL(nn.Module):
         if config.sentiment:
             self.sentiment = nn.Linear(config.hidden, 1)
         self.collectives: Collectives = Alone()
+        self.micro_batches = 1
+        """In how many parts a batch goes through the transformers. With several, what comes out is all that is kept,
+        and the rest is computed again going backward: the losses see the whole batch, and memory holds a part."""
         self.apply(_initialise)
 
     def forward(self, batch: UniVLBatch, names: Sequence[str]) -> dict[str, Tensor]:
@@ -100,31 +111,57 @@ class UniVL(nn.Module):
                 found[f"{prefix}joint"] = self._joint(encoded, batch)
             if f"{prefix}align" in wanted:
                 found[f"{prefix}align"] = self._align(encoded, batch)
-            crossing = [name for name in (("cmlm", "cmfm") if prefix else ("sentiment",)) if name in wanted]
-            decoder, memory_ids = f"{prefix}decoder", batch.memory_ids
-            if decoder in wanted and memory_ids is not None:
-                seen = self.memory(memory_ids, encoded.video, batch.video_mask, batch.ids.shape[1])
-                found[decoder] = self._caption(*seen, batch)
-            if crossing or (decoder in wanted and memory_ids is None):
-                mask = torch.cat([batch.mask, batch.video_mask], 1)
-                crossed = self.cross(encoded.text, encoded.video, mask)
-                if memory_ids is None and decoder in wanted:
-                    found[decoder] = self._caption(crossed, mask, batch)
+            each = ("cmlm", "cmfm", "m_decoder") if prefix else ("sentiment", "decoder")
+            crossing = [name for name in each if name in wanted]
+            if crossing:
+                parts = self._each(partial(self._crossed, crossing, encoded, batch), len(batch.ids))
                 for name in crossing:
-                    found[name] = self._crossing(name, crossed, batch)
+                    of_parts = [part[name] for part in parts]
+                    whole = name == "cmfm"  # its negatives are the frames of all samples
+                    found[name] = self._frames(torch.cat(of_parts), batch) if whole else torch.stack(of_parts).sum(0)
         return {name: found[name] for name in names}
 
-    def _crossing(self, name: str, crossed: Tensor, batch: UniVLBatch) -> Tensor:
-        if name == "cmlm":
-            return self._words(crossed, batch)
-        if name == "cmfm":
-            return self._frames(crossed, batch)
-        if batch.sentiment is None:
-            raise ValueError("the loss 'sentiment' needs a batch with sentiments")
-        return (self.opinion(crossed) - batch.sentiment).abs().sum()
+    def _each(self, compute: Callable[[slice], Any], samples: int) -> list[Any]:
+        """What `compute` gives for each micro-batch; as many calls on every worker, some perhaps of no samples."""
+        edges = [samples * part // self.micro_batches for part in range(self.micro_batches + 1)]
+        parts = [slice(start, stop) for start, stop in pairwise(edges)]
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            return [compute(part) for part in parts]
+        return [checkpoint(compute, part, use_reentrant=False) for part in parts]
+
+    def _crossed(self, names: Sequence[str], encoded: _Encoded, whole: UniVLBatch, chosen: slice) -> dict[str, Tensor]:
+        """The losses of some samples that need nothing of the others, summed; of `cmfm` the guesses."""
+        batch, text, video = whole.rows(chosen), encoded.text[chosen], encoded.video[chosen]
+        found = {}
+        for name in [name for name in names if name.endswith("decoder") and batch.memory_ids is not None]:
+            ids = cast(Tensor, batch.memory_ids)
+            seen = self.memory(ids, torch.ones_like(ids), video, batch.video_mask, batch.ids.shape[1])
+            found[name] = self._caption(*seen, batch)
+        others = [name for name in names if name not in found]
+        if not others:
+            return found
+        mask = torch.cat([batch.mask, batch.video_mask], 1)
+        crossed = self.cross(text, video, mask)
+        for name in others:
+            if name == "cmlm":
+                found[name] = self._words(crossed, batch)
+            elif name == "cmfm":
+                found[name] = self._guesses(crossed, batch)
+            elif name == "sentiment":
+                found[name] = self._sentiment(crossed, batch)
+            else:
+                found[name] = self._caption(crossed, mask, batch)
+        return found
 
     def _encode(self, ids: Tensor, types: Tensor, mask: Tensor, video: Tensor, video_mask: Tensor) -> _Encoded:
-        return _Encoded(self.encode_text(ids, types, mask), self.encode_video(video, video_mask))
+        parts = self._each(
+            lambda rows: (
+                self.encode_text(ids[rows], types[rows], mask[rows]),
+                self.encode_video(video[rows], video_mask[rows]),
+            ),
+            len(ids),
+        )
+        return _Encoded(torch.cat([text for text, _ in parts]), torch.cat([video for _, video in parts]))
 
     def normalised(self, video: Tensor) -> Tensor:
         """(n, F, D) features of any scale -> layer-normalised ones, padding too."""
@@ -196,11 +233,20 @@ class UniVL(nn.Module):
         logits = self.cls.predictions(crossed[:, : at.shape[1]][at], self.bert.embeddings.word_embeddings.weight)
         return F.cross_entropy(wide(logits), batch.token_labels[at], reduction="sum")
 
-    def _frames(self, crossed: Tensor, batch: UniVLBatch) -> Tensor:
+    def _sentiment(self, crossed: Tensor, batch: UniVLBatch) -> Tensor:
+        if batch.sentiment is None:
+            raise ValueError("the loss 'sentiment' needs a batch with sentiments")
+        return (self.opinion(crossed) - batch.sentiment).abs().sum()
+
+    def _guesses(self, crossed: Tensor, batch: UniVLBatch) -> Tensor:
+        """(k, D): what the masked frames are taken for."""
         at = batch.frame_labels != NO_LABEL
         states = crossed[:, crossed.shape[1] - at.shape[1] :][at]
-        guesses = self.cls_visual.predictions(states, self.visual.embeddings.word_embeddings.weight.T)
-        where = at.flatten().nonzero()[:, 0]
+        guesses: Tensor = self.cls_visual.predictions(states, self.visual.embeddings.word_embeddings.weight.T)
+        return guesses
+
+    def _frames(self, guesses: Tensor, batch: UniVLBatch) -> Tensor:
+        where = (batch.frame_labels != NO_LABEL).flatten().nonzero()[:, 0]
         return frame_loss(guesses, where, self.normalised(batch.video), batch.video_mask, self.collectives)
 
     def caption_states(self, ids: Tensor, mask: Tensor, crossed: Tensor, memory_mask: Tensor) -> Tensor:
@@ -213,13 +259,15 @@ class UniVL(nn.Module):
         head = self.decoder.classifier.cls.predictions
         return wide(head(states, self.bert.embeddings.word_embeddings.weight))
 
-    def memory(self, ids: Tensor, video: Tensor, video_mask: Tensor, places: int) -> tuple[Tensor, Tensor]:
-        """Texts without padding (n, W'') and encoded videos -> what the decoder sees, and its mask.
+    def memory(
+        self, ids: Tensor, ids_mask: Tensor, video: Tensor, video_mask: Tensor, places: int
+    ) -> tuple[Tensor, Tensor]:
+        """Texts (n, W'') with their mask, and encoded videos -> what the decoder sees, and its mask.
 
-        `places`: W, after which the frames' places begin, as if the texts were padded.
+        `places`: W, after which the frames' places begin, whatever W'' is.
         """
-        mask = torch.cat([torch.ones_like(ids), video_mask], 1)
-        text = self.encode_text(ids, torch.zeros_like(ids), torch.ones_like(ids))
+        mask = torch.cat([ids_mask, video_mask], 1)
+        text = self.encode_text(ids, torch.zeros_like(ids), ids_mask)
         return self.cross(text, video, mask, places), mask
 
     def _caption(self, crossed: Tensor, memory_mask: Tensor, batch: UniVLBatch) -> Tensor:

@@ -21,15 +21,18 @@ TIED = {
 }
 """Names of the official layout that stand for another's tensor."""
 OURS_ALONE = ("sentiment.",)
-"""Heads that no official checkpoint has; they keep their initial weights."""
+"""Heads that no official checkpoint has; they keep their initial weights then, and those of others are left out."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A flat file of tensors by name (.bin, .pth of torch.save, or .safetensors) on the CPU. No code in it is run.
+    """A flat file of tensors by name (.bin, .pth of torch.save, or .safetensors), or an export's folder with one, on
+    the CPU. No code in it is run.
 
     Raises:
         UserError: it is missing, is no such file, or holds something else than tensors.
     """
+    if path.is_dir():
+        path = path / "model.safetensors"
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError:
@@ -62,6 +65,7 @@ def load_official(network: UniVL, state: Mapping[str, Tensor], where: str, allow
         if name in TIED and first in state and not torch.equal(tensor, state[first]):
             raise UserError(f"{where}: {name!r} differs from {first!r}, to which it is tied; expected equal tensors")
         theirs[first] = tensor
+    theirs = {name: tensor for name, tensor in theirs.items() if name in ours or not name.startswith(OURS_ALONE)}
     for name, tensor in theirs.items():
         if name in ours and ours[name].shape != tensor.shape:
             raise UserError(
@@ -77,8 +81,8 @@ def load_official(network: UniVL, state: Mapping[str, Tensor], where: str, allow
 
 
 def official_state(network: UniVL) -> dict[str, Tensor]:
-    """The weights under all names of the official layout, tied ones repeated."""
-    state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(OURS_ALONE)}
+    """The weights under all names of the official layout, tied ones repeated, and heads of our own."""
+    state = dict(network.state_dict())
     return state | {name: state[first] for name, first in TIED.items()}
 
 

@@ -107,6 +107,29 @@ def test_chunks_and_recomputed_blocks_change_nothing() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("own_text", [False, True])
+@pytest.mark.parametrize(("samples", "parts"), [(7, 3), (2, 4), (0, 2)])
+def test_micro_batches_change_nothing(samples: int, parts: int, own_text: bool) -> None:
+    batch = small.batch(max(1, samples)).rows(slice(0, samples))
+    if own_text:
+        batch = replace(batch, memory_ids=batch.ids[:, :2])
+    gradients, losses = [], []
+    for count in (1, parts):
+        network = small.network()
+        network.micro_batches = count
+        calls: list[int] = []
+        network.bert.register_forward_hook(lambda _, inputs, __, calls=calls: calls.append(len(inputs[0])))
+        found = network(batch, NAMES)
+        assert max(calls) <= -(-samples // count)
+        losses.append(torch.stack([found[name] for name in NAMES]))
+        (torch.linspace(0.5, 2, len(NAMES), dtype=torch.float64) * losses[-1]).sum().backward()
+        gradients.append({n: p.grad for n, p in network.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-10, atol=1e-12)
+    assert set(gradients[0]) == set(gradients[1])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-8, atol=1e-10, msg=name)
+
+
 def test_bf16_stays_finite() -> None:
     network = small.network().bfloat16()
     losses = evaluate(network)
