@@ -5,6 +5,7 @@ from pathlib import Path
 
 from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe, VideoTextRecipe
 from distributed.export import PREPROCESSING, read_export
+from models.backbones.univl.build import check_start
 from models.combiners import losses_needed
 from models.data.alignment_set import load_examples
 from models.data.classification_set import load_images
@@ -32,6 +33,8 @@ def prepare_task(recipe: Recipe, begun: bool) -> None:
     if isinstance(recipe, AlignmentRecipe):
         task: Task = _prepare_alignment(recipe, begun)
     else:
+        if isinstance(recipe, VideoTextRecipe):
+            check_start(recipe.model)
         task = load_task(recipe)
     losses_needed(recipe.combiner, task.names, task.primary)
 

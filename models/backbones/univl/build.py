@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.network import UniVL
-from models.backbones.univl.official import load_official, read_checkpoint, start_text_from
+from models.backbones.univl.official import fitted, load_official, read_checkpoint, start_text_from
 from models.freezing import freeze
 from models.lora import adapt, merged
 
@@ -28,6 +29,20 @@ def build(config: UniVLConfig) -> UniVL:
     if config.frozen:
         freeze(network, lambda name: UniVL.component_of(name) in config.frozen)
     return network
+
+
+def check_start(config: UniVLConfig) -> None:
+    """Whether `build` will find the weights that it starts from, and whether they fit; without making a network.
+
+    Raises:
+        UserError: as `build` does.
+    """
+    with torch.device("meta"):
+        network = UniVL(config)
+    if config.checkpoint is not None:
+        fitted(network, read_checkpoint(Path(config.checkpoint)), config.checkpoint)
+    if config.text_from is not None:
+        start_text_from(network, config.text_from)
 
 
 def plain(config: UniVLConfig, weights: Mapping[str, Tensor]) -> UniVL:

@@ -50,6 +50,15 @@ def load_official(network: UniVL, state: Mapping[str, Tensor], where: str, allow
     """Overwrites the network's weights with those of the official layout (`gamma` and `beta` of old norms included).
 
     Raises:
+        UserError: as `fitted` does.
+    """
+    network.load_state_dict(fitted(network, state, where, allow_missing))
+
+
+def fitted(network: UniVL, state: Mapping[str, Tensor], where: str, allow_missing: bool = False) -> dict[str, Tensor]:
+    """The whole state of the network that tensors of the official layout give; only its names and shapes matter.
+
+    Raises:
         UserError: names are missing or unknown (unless `allow_missing`), or a tensor has another shape.
     """
     ours = dict(network.state_dict())
@@ -77,7 +86,7 @@ def load_official(network: UniVL, state: Mapping[str, Tensor], where: str, allow
     for kind, names in (("has no", missing), ("has an unknown", unknown)):
         if names and not allow_missing:
             raise UserError(f"{where}: {kind} {names[0]!r} ({len(names)} such names); expected the official layout")
-    network.load_state_dict({name: theirs.get(name, tensor) for name, tensor in ours.items()})
+    return {name: theirs.get(name, tensor) for name, tensor in ours.items()}
 
 
 def official_state(network: UniVL) -> dict[str, Tensor]:
