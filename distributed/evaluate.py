@@ -16,7 +16,7 @@ from pathlib import Path
 
 from distributed import checkpoint
 from distributed.command import main_of
-from distributed.config import BaselineConfig, Recipe
+from distributed.config import BaselineConfig, Recipe, VideoTextRecipe
 from distributed.export import Export, checkpoint_of, export_of, read_export
 from distributed.pages.alignment import write_alignment_page
 from distributed.recipe_file import load_recipe
@@ -158,6 +158,9 @@ def _scored_by_its_task(where: Path, overrides: Sequence[str]) -> Recipe | None:
 def score_task(recipe: Recipe, split: str, which: str) -> None:
     """Prints a run's scores on a split, and writes them to its folder."""
     chosen = checkpoint_of(recipe.folder, which)
+    if isinstance(recipe, VideoTextRecipe):  # the weights are in the run
+        trained = recipe.model.model_copy(update={"checkpoint": None, "text_from": None})
+        recipe = recipe.model_copy(update={"model": trained})
     task = load_task(recipe)
     network = task.network()
     network.load_state_dict(checkpoint.whole_weights(chosen))

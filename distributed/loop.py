@@ -1,5 +1,6 @@
 """What each worker does: the training loop, from the newest checkpoint to the last epoch."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -205,12 +206,16 @@ class Trainer:
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """The function that Ray Train runs on every worker. `settings["recipe"]`: the recipe as JSON.
+    """The function that Ray Train runs on every worker.
 
+    `settings["recipe"]`: the recipe as JSON; `settings["folder"]`: the driver's, where relative paths begin, also for
+    workers of a cluster that was started elsewhere. A node without it (a submitted job's own copy) stays where it is.
     A user's mistake comes back as {"error": line}, so that Ray neither retries it nor prints a traceback.
     """
     import ray.train.torch
 
+    if Path(settings["folder"]).is_dir():
+        os.chdir(settings["folder"])
     recipe = recipe_from_json(settings["recipe"])
     scaling = recipe.scaling
     torch.set_num_threads(scaling.threads_per_worker or max(1, int(scaling.cpus_per_worker)))

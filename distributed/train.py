@@ -60,7 +60,7 @@ def launch(recipe: Recipe) -> dict[str, Any]:
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
     trainer = TorchTrainer(
         cast(Callable[[dict[str, Any]], None], train_worker),  # what it returns comes back as `return_value`
-        train_loop_config={"recipe": recipe.model_dump_json()},
+        train_loop_config={"recipe": recipe.model_dump_json(), "folder": str(Path.cwd())},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=scaling.collective_timeout_s),
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.workers, use_gpu=gpus > 0, resources_per_worker=resources

@@ -16,6 +16,7 @@ from distributed.recipe_file import dump_recipe
 from distributed.tasks import load_task
 from distributed.train import train
 from models.backbones.univl.network import LOSSES
+from models.backbones.univl.official import official_state
 from tests.support.small_videos import small_videos, video_recipe
 from tests.support.trainers import new_trainer, train_and_save
 from tests.support.workers import WorkerError, on_workers
@@ -197,11 +198,18 @@ def test_an_export_is_what_was_trained(data: Path, tmp_path: Path, changes: dict
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("task", ["retrieval", "captioning"])
-def test_from_a_recipe_to_scores(data: Path, tmp_path: Path, task: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_from_a_recipe_to_scores(
+    data: Path, tmp_path: Path, task: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # not where the cluster was started
     changes = {"task": task, "scaling.workers": 2, "inputs.sample": "video", "training.epochs": 2, "name": task}
     path = tmp_path / "recipe.yaml"
-    path.write_text(dump_recipe(video_recipe(data, tmp_path / "runs", changes)))
+    start = load_task(video_recipe(data, Path("runs"), changes)).network()
+    torch.save(official_state(start), "start.bin")
+    changes["model.checkpoint"] = "start.bin"
+    path.write_text(dump_recipe(video_recipe(data, Path("runs"), changes)))
     train([str(path)])
+    (tmp_path / "start.bin").unlink()  # a run holds all that it needs
     run = tmp_path / "runs" / task
     evaluate([str(run)])
     scores = json.loads((run / "evaluation-test.json").read_text())["rows"][task]

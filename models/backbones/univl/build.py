@@ -21,7 +21,8 @@ def build(config: UniVLConfig) -> UniVL:
     """
     network = UniVL(config)
     if config.checkpoint is not None:
-        load_official(network, read_checkpoint(Path(config.checkpoint)), config.checkpoint)
+        state = read_checkpoint(Path(config.checkpoint))
+        load_official(network, state, config.checkpoint, config.allow_missing_weights)
     if config.text_from is not None:
         start_text_from(network, config.text_from)
     if config.lora is not None:
@@ -40,7 +41,7 @@ def check_start(config: UniVLConfig) -> None:
     with torch.device("meta"):
         network = UniVL(config)
     if config.checkpoint is not None:
-        fitted(network, read_checkpoint(Path(config.checkpoint)), config.checkpoint)
+        fitted(network, read_checkpoint(Path(config.checkpoint)), config.checkpoint, config.allow_missing_weights)
     if config.text_from is not None:
         start_text_from(network, config.text_from)
 

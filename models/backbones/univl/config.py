@@ -32,7 +32,9 @@ class UniVLConfig(StrictConfig):
     lora: LoRAConfig | None = None
     """Train low-rank matrices beside the attention's queries and values, and small heads, instead of all weights."""
     checkpoint: str | None = None
-    """Weights in the official layout (univl.pretrained.bin, or safetensors) to start from."""
+    """Weights in the official layout to start from: univl.pretrained.bin, safetensors, or an export's folder."""
+    allow_missing_weights: bool = False
+    """Start from a checkpoint that lacks some tensors or has others; those that it lacks keep their initial values."""
     text_from: str | None = None
     """A BERT-like `transformers` model (`minilm`, a folder or a hub name) whose embeddings and first layers the text
     encoder starts from; its width must be `hidden`."""

@@ -85,7 +85,10 @@ def fitted(network: UniVL, state: Mapping[str, Tensor], where: str, allow_missin
     unknown = [name for name in theirs if name not in ours]
     for kind, names in (("has no", missing), ("has an unknown", unknown)):
         if names and not allow_missing:
-            raise UserError(f"{where}: {kind} {names[0]!r} ({len(names)} such names); expected the official layout")
+            raise UserError(
+                f"{where}: {kind} {names[0]!r} ({len(names)} such names); expected the official layout, or set "
+                "model.allow_missing_weights=true"
+            )
     return {name: theirs.get(name, tensor) for name, tensor in ours.items()}
 
 

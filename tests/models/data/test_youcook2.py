@@ -1,6 +1,7 @@
 """YouCook2's annotations, official and UniVL's, by segment and by whole video, and what is said of each mistake."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from distributed.tasks import load_task
+from models.backbones.univl.beam_search import beam_search
 from models.data.videos import Caption
 from models.data.youcook2 import YouCook2DataConfig, load_youcook2, read_youcook2
 from models.errors import UserError
+from models.tasks.video_text import VideoTextTask
 from tests.support.small_videos import video_recipe
 
 VIDEOS = {"GLd3aX16zBg": "training", "xHr8X2Wpmno": "validation", "a_b-c": "training", "last": "training"}
@@ -85,6 +88,41 @@ def test_a_recipe_of_it(tmp_path: Path) -> None:
     batch = task.batch([5, 0], torch.device("cpu"), draw=3)
     assert batch.video.shape == (2, 3, 2)
     assert batch.video_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_captioning_from_what_is_said(tmp_path: Path) -> None:
+    features(tmp_path)
+    (tmp_path / "train.csv").write_text("video_id\nlast\na_b-c\n")
+    (tmp_path / "val.csv").write_text("video_id\nxHr8X2Wpmno\n")
+    data = config(tmp_path, converted(), train_list="train.csv", test_list="val.csv", validation=0.0).model_dump()
+    changes = {"task": "captioning", "data": data, "model.video_dim": 2, "inputs.transcripts": True}
+    task = load_task(video_recipe(tmp_path, tmp_path / "runs", changes))
+    assert isinstance(task, VideoTextTask)
+    batch = task.batch([1, 2], torch.device("cpu"), draw=3)  # the second says nothing
+    lengths = batch.mask.sum(1).tolist()
+    said = [task.tokenizer.text(row[1:length]) for row, length in zip(batch.ids.tolist(), lengths, strict=True)]
+    assert said == ["well then", ""]
+    captions = [task.tokenizer.text(row[1:]) for row in batch.caption_ids.tolist()]
+    assert captions == ["step 1 of last", "step 2 of last"]
+    assert batch.memory_ids is None  # the decoder sees what the encoders read
+    torch.manual_seed(0)
+    network = task.network().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():  # so large that what is read shows in what is said
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    found = task.score_sums(network, "test", 0, 1)
+    silent = {name: replace(split, transcripts=[""] * len(split)) for name, split in task.splits.items()}
+    without = VideoTextTask("captioning", task.model, task.inputs, task.search, silent)
+    assert not torch.equal(without.score_sums(network, "test", 0, 1), found)
+    # Without padding, and with the frames where they were, the decoder sees the same.
+    split, at = task.splits["test"], torch.tensor([1])
+    with torch.no_grad():
+        video, video_mask = task._encoded(network, split, at, torch.device("cpu"))
+        ids = torch.tensor([[task.tokenizer.cls, *task.tokenizer.table(["well then"], 12).ids[0, 1:3], 102]])
+        seen, mask = network.memory(ids, torch.ones_like(ids), video, video_mask, task.inputs.max_words)
+    hypotheses = beam_search(network, seen, mask, task.tokenizer.cls, task.tokenizer.sep, task.search)
+    expected = torch.tensor(hypotheses[0][0].ids, dtype=torch.float64)
+    assert torch.equal(found[1, : len(expected)], expected)
 
 
 def test_another_rate(tmp_path: Path) -> None:
