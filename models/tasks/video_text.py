@@ -100,7 +100,7 @@ class VideoTextTask:
         if self.kind == "sentiment" and not self.model.sentiment:
             raise UserError("task=sentiment needs a network with a head for it: set model.sentiment=true")
         least = {
-            "text_positions": self.inputs.max_words,
+            "text_positions": max(self.inputs.max_words, self.search.max_words * (self.kind == "captioning")),
             "visual_positions": self.frames,
             "cross_positions": self.inputs.max_words + self.frames,
         }

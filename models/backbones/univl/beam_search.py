@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.backbones.univl.layers import KeysValues
 from models.backbones.univl.network import UniVL
 from models.config import StrictConfig
 
@@ -40,14 +41,16 @@ def beam_search(
     beams = config.beams
     found: list[list[Hypothesis]] = [[] for _ in range(len(crossed))]
     going = list(range(len(crossed)))
+    decoder, text = network.decoder, network.bert.embeddings
+    memory, past = decoder.remember(crossed), list[KeysValues]()
     words = torch.full((len(crossed), beams, 1), first, device=crossed.device)
     scores = torch.full((len(crossed), beams), -torch.inf, device=crossed.device)
     scores[:, 0] = 0  # all beams are alike at first, so only one of them counts
     for _ in range(config.max_words):
         if not going:
             break
-        at = torch.tensor(going, device=crossed.device)
-        gains = _gains(network, words, crossed[at], memory_mask[at])
+        states, past = decoder.step(words[:, :, -1], past, text, memory, memory_mask)
+        gains = network.caption_logits(states).log_softmax(-1)
         ended = words[:, :, -1] == last
         if config.stop == "all":  # a finished beam may only repeat its end, at no cost
             gains[ended] = -torch.inf
@@ -61,20 +64,13 @@ def beam_search(
             found[going[row]] = _ranked(words[row], scores[row], last, config)
         left = (~done).nonzero()[:, 0]
         going = [going[row] for row in left.tolist()]
-        words, scores = words[left], scores[left]
+        words, scores, memory_mask = words[left], scores[left], memory_mask[left]
+        memory = [(keys[left], values[left]) for keys, values in memory]
+        rows = (left[:, None] * beams + parents[left]).flatten()
+        past = [(keys[rows], values[rows]) for keys, values in past]
     for row, sample in enumerate(going):
         found[sample] = _ranked(words[row], scores[row], last, config)
     return found
-
-
-def _gains(network: UniVL, words: Tensor, crossed: Tensor, memory_mask: Tensor) -> Tensor:
-    """(n, beams, t) prefixes -> (n, beams, V) log probabilities of the next word."""
-    beams = words.shape[1]
-    ids = words.flatten(0, 1)
-    memory, mask = (t.repeat_interleave(beams, 0) for t in (crossed, memory_mask))
-    states = network.caption_states(ids, torch.ones_like(ids), memory, mask)
-    logits = network.caption_logits(states[:, -1])
-    return logits.log_softmax(-1).view(-1, beams, logits.shape[-1])
 
 
 def _ranked(words: Tensor, scores: Tensor, last: int, config: BeamSearchConfig) -> list[Hypothesis]:

@@ -3,11 +3,13 @@
 Shape legend: n samples, W words, F frames, D width of a frame's feature, H hidden, V vocabulary.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from models.backbones.univl.config import UniVLConfig
-from models.backbones.univl.layers import EPS, MASKED, DecoderLayer, Encoder, Predictions, mask_bias
+from models.backbones.univl.layers import EPS, MASKED, DecoderLayer, Encoder, KeysValues, Predictions, mask_bias
 
 
 class _Pooler(nn.Module):
@@ -155,9 +157,9 @@ class CrossEncoder(nn.Module):
 
 
 class DecoderEmbeddings(_Normed):
-    def forward(self, ids: Tensor, text: TextEmbeddings) -> Tensor:
+    def forward(self, ids: Tensor, places: Tensor, text: TextEmbeddings) -> Tensor:
         """Words and places are those of the text encoder."""
-        return self.end(text.word_embeddings(ids) + text.position_embeddings(_places(ids)))
+        return self.end(text.word_embeddings(ids) + text.position_embeddings(places))
 
 
 class _Layers(nn.Module):
@@ -191,7 +193,7 @@ class Decoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, text: TextEmbeddings, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """Tokens (n, W) with their mask, the text embeddings, and the memory (n, L, H) -> states (n, W, H)."""
-        x: Tensor = self.embeddings(ids, text)
+        x: Tensor = self.embeddings(ids, _places(ids), text)
         words = ids.shape[1]
         later = torch.ones(words, words, dtype=torch.bool, device=ids.device).triu(1)
         hidden = later | (mask == 0)[:, None]
@@ -199,3 +201,23 @@ class Decoder(nn.Module):
         for layer in self.decoder.layer:
             x = layer(x, bias, memory, mask_bias(memory_mask, x.dtype))
         return x
+
+    def remember(self, memory: Tensor) -> list[KeysValues]:
+        """The memory (n, L, H) as each layer of `step` wants it."""
+        return [cast(DecoderLayer, layer).remember(memory) for layer in self.decoder.layer]
+
+    def step(
+        self, ids: Tensor, past: list[KeysValues], text: TextEmbeddings, memory: list[KeysValues], memory_mask: Tensor
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """The next word (n, b) of each of b beams -> states (n, b, H), and what the step after it wants as `past`.
+
+        `past`: empty at first. As `forward` computes them from all words, at a cost that does not grow with them.
+        """
+        place = past[0][0].shape[2] if past else 0
+        x: Tensor = self.embeddings(ids, torch.full_like(ids, place), text)
+        bias = mask_bias(memory_mask, x.dtype)
+        longer = []
+        for number, (layer, seen) in enumerate(zip(self.decoder.layer, memory, strict=True)):
+            x, kept = cast(DecoderLayer, layer).step(x, past[number] if past else None, seen, bias)
+            longer.append(kept)
+        return x, longer

@@ -20,6 +20,7 @@ MASKED = -10000.0
 
 Projections = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, each (n, a, L, d)."""
+KeysValues = tuple[Tensor, Tensor]
 
 
 def mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -47,13 +48,15 @@ class Attention(nn.Module):
     def project(self, x: Tensor, memory: Tensor | None = None) -> Projections:
         """(n, L, H), and another sequence to take keys and values from (default: the same) -> queries, keys, values."""
         source = x if memory is None else memory
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in (self.query(x), self.key(source), self.value(source))
-        )
+        query, key, value = (self.split(part) for part in (self.query(x), self.key(source), self.value(source)))
         return query, key, value
 
-    def mix(self, projections: Projections, bias: Tensor) -> Tensor:
+    def split(self, x: Tensor) -> Tensor:
+        """(n, L, H) -> (n, a, L, d)."""
+        heads: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return heads
+
+    def mix(self, projections: Projections, bias: Tensor | None) -> Tensor:
         """-> (n, L, H)."""
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(*projections, attn_mask=bias, dropout_p=dropout)
@@ -153,7 +156,10 @@ class DecoderAttention(nn.Module):
 
 
 class DecoderLayer(FeedForward):
-    """Self attention, attention to the encoders' output, feed-forward."""
+    """Self attention, attention to the encoders' output, feed-forward.
+
+    Shape legend of `step`: n samples of b beams each, t places decoded already, L places of the memory.
+    """
 
     def __init__(self, config: UniVLConfig) -> None:
         super().__init__(config)
@@ -161,6 +167,24 @@ class DecoderLayer(FeedForward):
 
     def forward(self, x: Tensor, bias: Tensor, memory: Tensor, memory_bias: Tensor) -> Tensor:
         return self.feed(self.enc_attn(self.slf_attn(x, None, bias), memory, memory_bias))
+
+    def remember(self, memory: Tensor) -> KeysValues:
+        """(n, L, H) -> its keys and values, which all steps and beams of a sample share."""
+        return self.enc_attn.att.project(memory)[1:]
+
+    def step(self, x: Tensor, past: KeysValues | None, memory: KeysValues, bias: Tensor) -> tuple[Tensor, KeysValues]:
+        """One place (n, b, H) more -> its states (n, b, H), and `past` with it, each (n*b, a, t+1, d).
+
+        `memory`: (n, a, L, d) each, with the bias (n, 1, 1, L) of its mask.
+        """
+        beams = x.flatten(0, 1)[:, None]
+        query, key, value = self.slf_attn.att.project(beams)
+        if past is not None:
+            key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+        own = self.slf_attn.output(self.slf_attn.att.mix((query, key, value), None), beams).view(x.shape)
+        attention = self.enc_attn.att
+        mixed = attention.mix((attention.split(attention.query(own)), *memory), bias)
+        return self.feed(self.enc_attn.output(mixed, own)), (key, value)
 
 
 class Transform(nn.Module):

@@ -166,6 +166,9 @@ def test_captions_are_scored(data: Path) -> None:
 
 
 def test_sizes_that_do_not_fit(data: Path) -> None:
+    with pytest.raises(UserError, match=r"model.text_positions=16: inputs take up to 40; raise it"):
+        made(data, task="captioning", **{"decoding.max_words": 40})
+    made(data, **{"decoding.max_words": 40})  # retrieval says nothing
     for changes, message in (
         ({"model.video_dim": 7}, "model.video_dim=7: the data has 12"),
         ({"model.vocabulary": 9}, "model.vocabulary=9: the data has 30522"),
