@@ -18,6 +18,7 @@ from models.neumatch.recurrent import RecurrentStack
 from tests.benchmarks import cases, stepwise
 from tests.benchmarks.meltr import meltr
 from tests.benchmarks.timing import HEADS, machine, resident_mib, rows_of, table, take_turns
+from tests.benchmarks.univl import univl
 from tests.reference import neumatch as reference
 
 
@@ -142,7 +143,14 @@ def stacks(arguments: argparse.Namespace, device: torch.device) -> Iterator[str]
     yield table(title, ("threads", *HEADS), rows)
 
 
-PARTS = {"memory": memory, "training": training, "decoding": decoding, "stacks": stacks, "meltr": meltr}
+PARTS = {
+    "memory": memory,
+    "training": training,
+    "decoding": decoding,
+    "stacks": stacks,
+    "meltr": meltr,
+    "univl": univl,
+}
 
 
 def main() -> None:
