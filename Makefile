@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 
 STAMP := $(VENV)/.installed
 # Activated, not called by its path: DeepSpeed, also in the workers that Ray starts, looks for `ninja` on PATH.
@@ -13,7 +14,8 @@ ACTIVATE := . $(VENV)/bin/activate
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 	@echo
-	@echo 'Settings: PYTHON=python3 (3.11 or newer) makes the virtual environment in VENV=.venv.'
+	@echo 'Settings: PYTHON=python3 (3.11 or newer) makes the virtual environment in VENV=.venv;'
+	@echo '          JOBS=2 processes share the tests (each takes about one core).'
 
 setup: $(STAMP) ## make the virtual environment; does nothing when it is up to date
 
@@ -28,7 +30,7 @@ demo: setup ## run the demonstration on data that it generates itself
 	$(ACTIVATE) && python -m distributed.demo
 
 test: setup lint ## check style and types, then run every test
-	$(ACTIVATE) && python -m pytest
+	$(ACTIVATE) && python -m pytest -n $(JOBS) --dist loadgroup
 
 lint: setup ## check style and types
 	$(ACTIVATE) && ruff check
