@@ -130,6 +130,25 @@ def test_micro_batches_change_nothing(samples: int, parts: int, own_text: bool) 
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-8, atol=1e-10, msg=name)
 
 
+def test_micro_batches_keep_little() -> None:
+    """What autograd keeps until the backward pass: that of a part is made again, and is not among it."""
+    names = tuple(name for name in NAMES if "align" not in name)  # that looks at pairs, and has chunks of its own
+    kept = []
+    for parts in (1, 4):
+        network = small.network()
+        network.micro_batches, sizes = parts, list[int]()
+
+        def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = network(small.batch(64), names)
+        assert set(losses) == set(names)
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 5
+
+
 def test_bf16_stays_finite() -> None:
     network = small.network().bfloat16()
     losses = evaluate(network)
