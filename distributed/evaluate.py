@@ -9,10 +9,13 @@ video accuracy and text IoU (percent, mean over movies), and writes it to RUN/ev
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from distributed import checkpoint
 from distributed.command import main_of
@@ -22,14 +25,18 @@ from distributed.pages.alignment import write_alignment_page
 from distributed.recipe_file import load_recipe
 from distributed.tasks import load_task
 from models.baselines import ALIGNERS
+from models.baselines.ridge_search import RidgeSearch, captions_used
 from models.data.alignment_set import SPLITS, load_examples
 from models.data.examples import Example
 from models.data.files import atomic_path
 from models.data.movie import Alignment
+from models.data.sentences import MINILM, embed_texts
 from models.errors import UserError
+from models.metrics.retrieval import ranks, retrieval_scores
 from models.neumatch.decoding import DecodingConfig, align
 from models.neumatch.metrics import Score, score
 from models.neumatch.oracle import oracle_alignment
+from models.tasks.video_text import VideoTextTask
 
 ORACLE = "oracle (ceiling of the clips)"
 
@@ -115,7 +122,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if unknown := [name for name in names if name not in ALIGNERS]:
         raise UserError(f"--baselines: no baseline {unknown[0]!r}; there are {', '.join(ALIGNERS)}")
     if (recipe := _scored_by_its_task(options.where, options.overrides)) is not None:
-        score_task(recipe, options.split, options.checkpoint)
+        score_task(recipe, options.split, options.checkpoint, options.baselines != "none")
         return
     recipe, export = _open(options.where, options.recipe, options.overrides, options.checkpoint)
     examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
@@ -155,8 +162,8 @@ def _scored_by_its_task(where: Path, overrides: Sequence[str]) -> Recipe | None:
     return None if recipe.task == "alignment" else recipe
 
 
-def score_task(recipe: Recipe, split: str, which: str) -> None:
-    """Prints a run's scores on a split, and writes them to its folder."""
+def score_task(recipe: Recipe, split: str, which: str, baselines: bool) -> None:
+    """Prints a run's scores on a split, and writes them to its folder; for retrieval beside a ridge regression's."""
     chosen = checkpoint_of(recipe.folder, which)
     if isinstance(recipe, VideoTextRecipe):  # the weights are in the run
         trained = recipe.model.model_copy(update={"checkpoint": None, "text_from": None})
@@ -167,12 +174,30 @@ def score_task(recipe: Recipe, split: str, which: str) -> None:
     scores = task.scores(task.score_sums(network, split, 0, 1), split)
     if not scores:
         raise UserError(f"the {split} split is empty")
-    lines = [f"| {split}, step {chosen.step} | |", "|---|---|", *(f"| {k} | {v:.2f} |" for k, v in scores.items())]
+    rows = {recipe.name: scores}
+    if baselines and isinstance(task, VideoTextTask) and task.kind == "retrieval":
+        rows |= _ridge_search(task, split, recipe.storage.absolute() / "cache")
+    lines = [f"| {split}, step {chosen.step} | {' | '.join(scores)} |", "|---" * (1 + len(scores)) + "|"]
+    lines += [f"| {name} | {' | '.join(f'{value:.2f}' for value in row.values())} |" for name, row in rows.items()]
     print("\n".join(lines))
     with atomic_path(recipe.folder / f"evaluation-{split}.json") as temporary:
-        temporary.write_text(
-            json.dumps({"about": {"step": chosen.step}, "rows": {recipe.name: scores}}, indent=1) + "\n"
-        )
+        temporary.write_text(json.dumps({"about": {"step": chosen.step}, "rows": rows}, indent=1) + "\n")
+
+
+def _ridge_search(task: VideoTextTask, name: str, cache: Path) -> dict[str, dict[str, float]]:
+    """Its row; none where there is no sentence encoder, which is said."""
+    split, captions = task.splits[name], captions_used(task.train)
+    texts = [caption.text for caption in (*captions, *split.queries)]
+    try:
+        embeddings = embed_texts(texts, MINILM, cache)
+    except UserError as error:
+        print(f"no ridge baseline: {error}", file=sys.stderr)
+        return {}
+    search = RidgeSearch(task.train.frames, captions, embeddings[: len(captions)])
+    found = ranks(
+        search.scores(embeddings[len(captions) :], split.frames), torch.tensor([q.video for q in split.queries])
+    )
+    return {"ridge (mean frame, MiniLM)": retrieval_scores(found)}
 
 
 def _movie_number(examples: Sequence[Example], wanted: str | None) -> int:

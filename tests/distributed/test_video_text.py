@@ -212,7 +212,9 @@ def test_from_a_recipe_to_scores(
     (tmp_path / "start.bin").unlink()  # a run holds all that it needs
     run = tmp_path / "runs" / task
     evaluate([str(run)])
-    scores = json.loads((run / "evaluation-test.json").read_text())["rows"][task]
+    rows = json.loads((run / "evaluation-test.json").read_text())["rows"]
+    assert set(rows) == ({task, "ridge (mean frame, MiniLM)"} if task == "retrieval" else {task})
+    scores = rows[task]
     expected = {"R@1", "R@5", "R@10", "MedR", "MeanR"} if task == "retrieval" else {"BLEU-4", "ROUGE-L", "CIDEr"}
     assert expected <= set(scores)
     assert "| test, step" in capfd.readouterr().out
