@@ -3,8 +3,9 @@
     python -m distributed.evaluate RUN [--split test] [--beam 8] [--page PAGE.html] [key=value ...]
     python -m distributed.evaluate RECIPE model.name=ridge
 
-RUN is a run's folder (its best checkpoint is scored) or an export with --recipe naming the data. Prints a table of
-video accuracy and text IoU (percent, mean over movies), and writes it to RUN/evaluation-SPLIT.json.
+RUN is a run's folder (its best checkpoint is scored) or an export with --recipe naming the data. Prints a table and
+writes it to RUN/evaluation-SPLIT.json: of alignment, video accuracy and text IoU (percent, mean over movies); of other
+tasks their own scores.
 """
 
 import argparse
