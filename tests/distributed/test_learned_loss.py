@@ -191,7 +191,7 @@ def test_the_commands_from_a_recipe_to_a_score(tmp_path: Path, capfd: pytest.Cap
     steps = [record for record in records if "coefficient/rotation" in record]
     assert len(steps) == records[-1]["step"]  # every step's
     evaluate([str(run)])
-    assert "| accuracy | " in capfd.readouterr().out
+    assert "| accuracy |" in capfd.readouterr().out
     scores = json.loads((run / "evaluation-test.json").read_text())["rows"]["digits"]
     assert scores["accuracy"] > 20  # ten classes
     with pytest.raises(UserError, match="an alignment run is expected"):
