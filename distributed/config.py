@@ -224,7 +224,7 @@ class VideoTextRecipe(Recipe):
     task: Literal["retrieval", "captioning", "sentiment"]
     primary: Literal["align", "joint"] = "align"
     """Of retrieval: the loss that counts and whose scores rank the videos. `align` has the cross encoder look at every
-    pair of a text and a video; `joint` compares one vector of each, hundreds of times cheaper."""
+    pair of a text and a video; `joint` compares one vector of each, which is far cheaper."""
     data: Annotated[MSRVTTDataConfig | YouCook2DataConfig | MOSIDataConfig, Field(discriminator="name")]
     model: UniVLConfig = UniVLConfig()
     inputs: InputConfig = InputConfig()
