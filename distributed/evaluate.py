@@ -167,8 +167,7 @@ def score_task(recipe: Recipe, split: str, which: str, baselines: bool) -> None:
     """Prints a run's scores on a split, and writes them to its folder; for retrieval beside a ridge regression's."""
     chosen = checkpoint_of(recipe.folder, which)
     if isinstance(recipe, VideoTextRecipe):  # the weights are in the run
-        trained = recipe.model.model_copy(update={"checkpoint": None, "text_from": None})
-        recipe = recipe.model_copy(update={"model": trained})
+        recipe = recipe.model_copy(update={"model": recipe.model.without_start()})
     task = load_task(recipe)
     network = task.network()
     network.load_state_dict(checkpoint.whole_weights(chosen))

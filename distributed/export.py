@@ -20,6 +20,7 @@ from torch import Tensor
 
 from distributed import checkpoint
 from distributed.command import main_of
+from distributed.config import RECIPES, VideoTextRecipe
 from models.backbones.univl.build import plain
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.official import official_state
@@ -147,7 +148,7 @@ def export(arguments: Sequence[str]) -> None:
     parser.add_argument("--to", type=Path, help="where to write (default: RUN/export)")
     options = parser.parse_args(arguments)
     target, chosen = options.to or options.run / "export", checkpoint_of(options.run, options.checkpoint)
-    if chosen.manifest["recipe"]["task"] in ("retrieval", "captioning", "sentiment"):
+    if RECIPES[chosen.manifest["recipe"]["task"]] is VideoTextRecipe:
         write_univl(target, options.run, chosen)
     else:
         write_export(target, export_of(options.run, options.checkpoint))

@@ -99,8 +99,9 @@ class VideoTextTask:
             raise UserError("inputs.transcripts=true: the data has no transcripts; set it false, or use UniVL's files")
         if self.kind == "sentiment" and not self.model.sentiment:
             raise UserError("task=sentiment needs a network with a head for it: set model.sentiment=true")
+        generated = self.search.max_words if self.kind == "captioning" else 0
         least = {
-            "text_positions": max(self.inputs.max_words, self.search.max_words * (self.kind == "captioning")),
+            "text_positions": max(self.inputs.max_words, generated),
             "visual_positions": self.frames,
             "cross_positions": self.inputs.max_words + self.frames,
         }

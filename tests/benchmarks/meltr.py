@@ -73,6 +73,28 @@ def losses_on(device: torch.device, seed: int, rows: int = BATCH, losses: int = 
     return evaluate
 
 
+def take_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    learned: LearnedLoss | None,
+    evaluate: Evaluate,
+    meta: MetaBatches,
+) -> None:
+    """One step on a batch, with the meta step before it where one is due."""
+    shares = evaluate(model)
+    coefficients, gradient = torch.ones_like(shares), None
+    if learned is not None:
+        found = learned.combine(OneProcess(model), evaluate, shares, shares, 1e-4, 1.0, lambda: meta)
+        coefficients, gradient = found.coefficients, found.gradient
+    optimiser.zero_grad()
+    if gradient is None:
+        (coefficients * shares).sum().backward()
+    else:
+        for parameter, g in zip(model.parameters(), gradient, strict=True):
+            parameter.grad = g
+    optimiser.step()
+
+
 @dataclass
 class Run:
     """One way of training, from the same weights on the same batches."""
@@ -87,22 +109,9 @@ class Run:
         """K steps, one meta step among them."""
         for inner in range(INNER):
             evaluate = losses_on(device, number * INNER + inner, BATCH, self.losses)
-            shares = evaluate(self.model)
-            coefficients, gradient = torch.ones_like(shares), None
-            if self.learned is not None:
-                rows = max(1, round(self.fraction * BATCH))
-                part = losses_on(device, number * INNER + inner, rows, self.losses) if rows < BATCH else None
-                meta = MetaBatches(training=part)
-                machine = OneProcess(self.model)
-                found = self.learned.combine(machine, evaluate, shares, shares, 1e-4, 1.0, lambda meta=meta: meta)  # type: ignore[misc]
-                coefficients, gradient = found.coefficients, found.gradient
-            self.optimiser.zero_grad()
-            if gradient is None:
-                (coefficients * shares).sum().backward()
-            else:
-                for parameter, g in zip(self.model.parameters(), gradient, strict=True):
-                    parameter.grad = g
-            self.optimiser.step()
+            rows = max(1, round(self.fraction * BATCH))
+            part = losses_on(device, number * INNER + inner, rows, self.losses) if rows < BATCH else None
+            take_step(self.model, self.optimiser, self.learned, evaluate, MetaBatches(training=part))
 
 
 def new_run(

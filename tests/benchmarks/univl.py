@@ -7,7 +7,6 @@ Run by run.py.
 import argparse
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +15,10 @@ from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.network import LOSSES, UniVL, UniVLBatch, loss_weights
 from models.meltr.bilevel import LearnedLoss, MetaBatches
 from models.meltr.config import MELTRConfig
-from models.meltr.machine import Evaluate, Network, OneProcess
+from models.meltr.machine import Evaluate, Network
+from tests.benchmarks.meltr import INNER, take_step
 from tests.benchmarks.timing import synchronise, table, take_turns
 
-INNER = 3
 SMALL = UniVLConfig(
     hidden=128, heads=4, intermediate=512, text_layers=2, visual_layers=1, cross_layers=1, decoder_layers=1,
     video_dim=256, vocabulary=5000,
@@ -38,23 +37,22 @@ def random_batch(config: UniVLConfig, samples: int, words: int, frames: int, dev
     ids = torch.randint(5, config.vocabulary, (samples, words), generator=source)
     video = torch.randn(samples, frames, config.video_dim, generator=source)
     gone, unseen = (torch.randint(7, shape, generator=source) == 0 for shape in (ids.shape, video.shape[:2]))
-    batch = UniVLBatch(
-        ids=ids,
-        types=torch.zeros_like(ids),
-        mask=torch.ones_like(ids),
-        video=video,
-        video_mask=torch.ones(samples, frames, dtype=torch.long),
-        masked_ids=ids.masked_fill(gone, 4),
-        token_labels=ids.masked_fill(~gone, -1),
-        masked_video=video.masked_fill(unseen[..., None], 0.0),
-        frame_labels=torch.where(unseen, torch.arange(frames), -1),
-        caption_ids=ids,
-        caption_labels=ids.roll(-1, 1),
-        caption_mask=torch.ones_like(ids),
-        memory_ids=torch.full((samples, 2), 2),
-    )
-    moved: dict[str, Any] = {name: None if t is None else t.to(device) for name, t in vars(batch).items()}
-    return UniVLBatch(**moved)
+    batch = {
+        "ids": ids,
+        "types": torch.zeros_like(ids),
+        "mask": torch.ones_like(ids),
+        "video": video,
+        "video_mask": torch.ones(samples, frames, dtype=torch.long),
+        "masked_ids": ids.masked_fill(gone, 4),
+        "token_labels": ids.masked_fill(~gone, -1),
+        "masked_video": video.masked_fill(unseen[..., None], 0.0),
+        "frame_labels": torch.where(unseen, torch.arange(frames), -1),
+        "caption_ids": ids,
+        "caption_labels": ids.roll(-1, 1),
+        "caption_mask": torch.ones_like(ids),
+        "memory_ids": torch.full((samples, 2), 2),
+    }
+    return UniVLBatch(**{name: tensor.to(device) for name, tensor in batch.items()})
 
 
 def losses_on(batch: UniVLBatch, config: UniVLConfig) -> Evaluate:
@@ -92,15 +90,7 @@ class Run:
     def steps(self) -> None:
         """K steps, a meta step among them."""
         for _ in range(INNER):
-            shares = self.evaluate(self.network)
-            coefficients = torch.ones_like(shares)
-            if self.learned is not None:
-                machine = OneProcess(self.network)
-                found = self.learned.combine(machine, self.evaluate, shares, shares, 1e-5, 1.0, lambda: self.meta)
-                coefficients = found.coefficients
-            self.optimiser.zero_grad()
-            (coefficients * shares).sum().backward()
-            self.optimiser.step()
+            take_step(self.network, self.optimiser, self.learned, self.evaluate, self.meta)
 
 
 def univl(arguments: argparse.Namespace, device: torch.device) -> Iterator[str]:
@@ -111,15 +101,15 @@ def univl(arguments: argparse.Namespace, device: torch.device) -> Iterator[str]:
     runs: dict[str, Callable[[], object]] = {}
     peaks: list[str] = []
     for name, (way, share) in CONTESTANTS.items():
+        if cuda:
+            others = torch.cuda.memory_allocated(device)  # contestants before this one keep their weights
+            torch.cuda.reset_peak_memory_stats(device)
         run = Run(config, batch, way, share)
         runs[name] = run.steps
         if cuda:
-            synchronise(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
             run.steps()
-            weights = 8 * sum(p.numel() for p in run.network.parameters())  # bf16: itself, its gradient, two moments
-            peaks.append(f"{(torch.cuda.max_memory_allocated(device) - before + weights) / 2**30:.1f}")
+            synchronise(device)
+            peaks.append(f"{(torch.cuda.max_memory_allocated(device) - others) / 2**30:.1f}")
     seconds = take_turns(runs, arguments.rounds, device)
     yield _report(config, samples, seconds, peaks, cuda)
 

@@ -15,7 +15,7 @@ import pytest
 from distributed.train import train
 from tests.support.small_runs import recipe_values, small_recipe
 from tests.support.trainers import train_and_save
-from tests.support.workers import on_workers, run_command
+from tests.support.workers import on_workers, refusal
 
 ROOT = Path(__file__).parents[2]
 ANNOTATIONS, SEGMENTATION, CLIPS = "annotations_phrases.txt", "clip_segmentation.txt", "clip_features.npz"
@@ -39,11 +39,7 @@ def write_recipe(path: Path, movies: Path, changes: dict[str, Any]) -> Path:
 
 def error_of(*arguments: object) -> str:
     """The one line that a refused `train` leaves."""
-    outcome = run_command(train, *arguments)
-    assert (outcome.code, outcome.out, outcome.launched) == (2, "", False), outcome
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.count("\n") == 1, outcome.err
-    return outcome.err.removeprefix("error: ").rstrip("\n")
+    return refusal(train, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from models.backbones.univl.network import UniVL
 from models.backbones.univl.official import official_state
 from tests.models.data.test_mosi import write as write_mosi
 from tests.support.small_videos import TRAINED, WIDTH, annotations, small_videos, video_recipe
-from tests.support.workers import run_command
+from tests.support.workers import refusal
 
 NUMBERS = range(TRAINED, TRAINED + 6)
 
@@ -30,12 +30,9 @@ def error_of(data: Path, override: str | None = None, changes: Mapping[str, obje
     storage = data.parent / "runs"
     recipe = data.parent / "recipe.yaml"
     recipe.write_text(dump_recipe(video_recipe(data, storage, changes or {})))
-    outcome = run_command(train, recipe, *([override] if override else []))
-    assert (outcome.code, outcome.out, outcome.launched) == (2, "", False), outcome
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.count("\n") == 1, outcome.err
+    found = refusal(train, recipe, *([override] if override else []))
     assert not (storage / "videos" / "checkpoints").exists()
-    return outcome.err.removeprefix("error: ").rstrip("\n")
+    return found
 
 
 def unknown_video(data: Path) -> None:

@@ -23,7 +23,7 @@ from models.neumatch.decoding import DecodingConfig, align
 from models.neumatch.samples import Preprocessors
 from tests.support.small_runs import small_data, small_recipe
 from tests.support.trainers import new_trainer, train_and_save
-from tests.support.workers import on_workers, run_command
+from tests.support.workers import on_workers, refusal, run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,11 +113,7 @@ def test_run_starts_from_its_weights_and_preprocessing(data: Path, exported: Pat
 
 def error_of(*arguments: object) -> str:
     """The one line of a `train` that is refused."""
-    outcome = run_command(train, *arguments)
-    assert (outcome.code, outcome.out, outcome.launched) == (2, "", False), outcome
-    assert outcome.err.startswith("error: ")
-    assert outcome.err.count("\n") == 1
-    return outcome.err
+    return refusal(train, *arguments)
 
 
 def test_run_of_another_network_is_refused(data: Path, exported: Path, tmp_path: Path) -> None:

@@ -97,6 +97,15 @@ def run_command(command: Callable[[Sequence[str]], None], *arguments: object) ->
         return Outcome(process.exitcode, out.read_text(), err.read_text(), launched.exists())
 
 
+def refusal(command: Callable[[Sequence[str]], None], *arguments: object) -> str:
+    """The one line that a command leaves which refuses a user's mistake before anything is launched."""
+    outcome = run_command(command, *arguments)
+    assert (outcome.code, outcome.out, outcome.launched) == (2, "", False), outcome
+    assert outcome.err.startswith("error: ")
+    assert outcome.err.count("\n") == 1, outcome.err
+    return outcome.err.removeprefix("error: ").rstrip("\n")
+
+
 def _command(
     command: Callable[[Sequence[str]], None], arguments: list[str], out: Path, err: Path, launch: Path
 ) -> None:

@@ -48,7 +48,7 @@ def check_start(config: UniVLConfig) -> None:
 
 def plain(config: UniVLConfig, weights: Mapping[str, Tensor]) -> UniVL:
     """The network that `build(config)` became by training: all weights in their places, none beside them."""
-    alone = config.model_copy(update={"checkpoint": None, "text_from": None})
+    alone = config.without_start()
     trained = build(alone)
     trained.load_state_dict(dict(weights))
     network = UniVL(alone.model_copy(update={"lora": None, "frozen": ()}))

@@ -55,6 +55,10 @@ class UniVLConfig(StrictConfig):
     align_chunk: int = Field(default=128, ge=1)
     """Pairs of a text and a video that the cross encoder takes at once; more are computed again going backward."""
 
+    def without_start(self) -> Self:
+        """The same network without the weights that it starts from, for those who bring their own."""
+        return self.model_copy(update={"checkpoint": None, "text_from": None})
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.hidden % self.heads:
