@@ -210,6 +210,30 @@ def check_recipe(checkpoint: Checkpoint, trajectory: Mapping[str, Any]) -> None:
         )
 
 
+def adopt(source: Path, run: Path, trajectory: Mapping[str, Any]) -> None:
+    """Puts a copy of a checkpoint, of any run of the same network, in place of all that `run` has: it goes on from
+    there under `trajectory`, its own recipe's, with a best of its own still to come.
+
+    Raises:
+        UserError: the checkpoint is damaged, or cannot be copied.
+    """
+    found = read(source)
+    target, draft = folder_of(run, found.step), run / "checkpoints" / "adopted.tmp"
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(source, draft)
+        progress = {**found.manifest["progress"], "best": None, "best_step": None}
+        manifest = {**found.manifest, "recipe": dict(trajectory), "progress": progress}
+        with atomic_path(draft / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        for folder in candidates(run):
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
+
+
 def load(checkpoint: Checkpoint, engine: Engine) -> None:
     """Restores weights, moments and buffers on any number of workers at any ZeRO stage; collective.
 

@@ -37,6 +37,7 @@ from models.metrics.retrieval import ranks, retrieval_scores
 from models.neumatch.decoding import DecodingConfig, align
 from models.neumatch.metrics import Score, score
 from models.neumatch.oracle import oracle_alignment
+from models.tasks.task import Task
 from models.tasks.video_text import VideoTextTask
 
 ORACLE = "oracle (ceiling of the clips)"
@@ -163,17 +164,31 @@ def _scored_by_its_task(where: Path, overrides: Sequence[str]) -> Recipe | None:
     return None if recipe.task == "alignment" else recipe
 
 
-def score_task(recipe: Recipe, split: str, which: str, baselines: bool) -> None:
-    """Prints a run's scores on a split, and writes them to its folder; for retrieval beside a ridge regression's."""
-    chosen = checkpoint_of(recipe.folder, which)
-    if isinstance(recipe, VideoTextRecipe):  # the weights are in the run
+def task_of_run(recipe: Recipe) -> Task:
+    """The task of a trained run, whose weights come from its checkpoints."""
+    if isinstance(recipe, VideoTextRecipe):
         recipe = recipe.model_copy(update={"model": recipe.model.without_start()})
-    task = load_task(recipe)
+    return load_task(recipe)
+
+
+def scores_of(task: Task, chosen: checkpoint.Checkpoint, split: str) -> dict[str, float]:
+    """What a checkpoint scores on a split.
+
+    Raises:
+        UserError: the split is empty.
+    """
     network = task.network()
     network.load_state_dict(checkpoint.whole_weights(chosen))
     scores = task.scores(task.score_sums(network, split, 0, 1), split)
     if not scores:
         raise UserError(f"the {split} split is empty")
+    return scores
+
+
+def score_task(recipe: Recipe, split: str, which: str, baselines: bool) -> None:
+    """Prints a run's scores on a split, and writes them to its folder; for retrieval beside a ridge regression's."""
+    chosen, task = checkpoint_of(recipe.folder, which), task_of_run(recipe)
+    scores = scores_of(task, chosen, split)
     rows = {recipe.name: scores}
     if baselines and isinstance(task, VideoTextTask) and task.kind == "retrieval":
         rows |= _ridge_search(task, split, recipe.storage.absolute() / "cache")

@@ -31,6 +31,9 @@ from models.optim.schedule import PlateauState, after_epoch, rate_factor
 from models.recompute import recompute
 from models.tasks.task import Task
 
+STOP = "stop"
+"""A file of this name in its folder ends a run after its step, with a checkpoint from which it can go on."""
+
 
 @dataclass
 class RunState:
@@ -263,24 +266,36 @@ def run(recipe: Recipe) -> dict[str, Any]:
             state.figures = dict(scores)
             plain = {name.partition("/")[2]: value for name, value in scores.items()}
             selected = trainer.task.selected(plain) if plain else -state.plateau.best  # type: ignore[operator]
+            figures["selected"] = selected
             if state.best is None or selected > state.best:
                 state.best, state.best_step = selected, state.step
         if tracker is not None:
             if figures:
-                rate = (state.step - began) * training.batch_size / (time.monotonic() - started)
-                tracker.log({**figures, "samples_per_second": rate}, state.step)
+                seconds = time.monotonic() - started
+                rate = (state.step - began) * training.batch_size / seconds
+                tracker.log({**figures, "samples_per_second": rate, "training_seconds": seconds}, state.step)
             best = ("validation mean", state.best) if state.best is not None else None
             progress.update(state.step, loss, trainer.engine.rate, best)
         every = recipe.checkpoint.every_steps
+        stopped = not last and state.step % training.log_every == 0 and stop_asked(recipe.folder)
         due = ended and (state.epoch % recipe.checkpoint.every_epochs == 0 or state.best_step == state.step)
-        if last or due or (every is not None and state.step % every == 0):
+        if last or stopped or due or (every is not None and state.step % every == 0):
             folder = trainer.save()
             if folder is None and state.best_step == state.step:
                 state.best, state.best_step = before  # the best is what can be loaded again
             report(trainer, folder)
+        if stopped:
+            break
     if tracker is not None:
         tracker.close()
     return {"step": state.step, **state.figures, **_best(recipe, state)}
+
+
+def stop_asked(run: Path) -> bool:
+    """Whether somebody has put a file named `stop` into the run's folder; the same on every worker. Collective."""
+    asked = [dist.get_rank() == 0 and (run / STOP).exists()]
+    dist.broadcast_object_list(asked)
+    return asked[0]
 
 
 def _load(recipe: Recipe) -> Task:

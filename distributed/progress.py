@@ -44,7 +44,7 @@ class Progress:
             speed = (step - step_then) / (now - then)
             samples = speed * self._samples_per_step
             parts.append(f"{samples:.0f} samples/s" if samples >= 10 else f"{samples:.2g} samples/s")
-            parts.append(f"ETA {_duration((self._total_steps - step) / speed)}")
+            parts.append(f"ETA {duration((self._total_steps - step) / speed)}")
         if best is not None:
             parts.append(f"best {best[0]} {best[1]:.4g}")
         self._write("  ".join(parts))
@@ -52,7 +52,8 @@ class Progress:
         self._printed = now
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as 3h05m, 2m10s or 7s."""
     whole = round(seconds)
     for long, short, names in ((86400, 3600, "dh"), (3600, 60, "hm"), (60, 1, "ms")):
         if whole >= long:

@@ -27,13 +27,13 @@ _EXPECTED: dict[Any, str] = {float: "a number", int: "a whole number", str: "tex
 _EXPECTED |= {list: "a list", tuple: "a list", set: "a list", frozenset: "a list", dict: "a mapping"}
 
 
-def load_recipe(path: Path, overrides: Sequence[str], schema: type[T]) -> T:
+def load_recipe(path: Path, overrides: Sequence[str], schema: type[T], folder: Path = RECIPES) -> T:
     """Reads a recipe, applies `dotted.key=value` overrides in their order (the last one wins) and checks everything.
 
-    `path` is a file, or the bare name of a file in distributed/recipes. Values are YAML 1.2; a part of a dotted key
+    `path` is a file, or the bare name of a file in `folder`. Values are YAML 1.2; a part of a dotted key
     may be a position in a list. Raises UserError with one line for whatever is wrong with the file or an override.
     """
-    file = find_recipe(path)
+    file = find_recipe(path, folder)
     try:
         values, lines = parse_yaml(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
@@ -53,10 +53,10 @@ def load_recipe(path: Path, overrides: Sequence[str], schema: type[T]) -> T:
         raise UserError(_explain(error, schema, values, lines, file)) from error
 
 
-def find_recipe(path: Path) -> Path:
-    """The file that `path` means: itself, or distributed/recipes/NAME.yaml for a bare NAME. Raises UserError."""
+def find_recipe(path: Path, folder: Path = RECIPES) -> Path:
+    """The file that `path` means: itself, or FOLDER/NAME.yaml for a bare NAME. Raises UserError."""
     bare = len(path.parts) == 1 and path.suffix not in (".yaml", ".yml")
-    file = RECIPES / f"{path}.yaml" if bare else path
+    file = folder / f"{path}.yaml" if bare else path
     if file.is_file():
         return file
     present = sorted(found.stem if bare else found.name for found in file.parent.glob("*.y*ml"))

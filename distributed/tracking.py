@@ -37,6 +37,8 @@ class TrackingConfig(StrictConfig):
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "meltmatch"
     entity: str | None = None
+    group: str | None = None
+    """Runs of one group stand together in W&B; a sweep's trials have its name."""
     tags: tuple[str, ...] = ()
 
 
@@ -56,7 +58,6 @@ class Tracker:
         run_name: str,
         recipe: Mapping[str, Any],
         resume_step: int,
-        group: str | None = None,
     ) -> Self:
         """Opens or continues the log in `directory`.
 
@@ -65,7 +66,7 @@ class Tracker:
         """
         metrics = MetricsFile(directory / "metrics.jsonl", resume_step)
         try:
-            run = _open_run(directory, config, run_name, _without_secrets(recipe), group)
+            run = open_run(directory, config, run_name, recipe)
         except Exception as error:  # whatever W&B raises, the run goes on
             warn(f"W&B is off: {_one_line(error)}; figures go to {directory / 'metrics.jsonl'}")
             run = None
@@ -104,9 +105,10 @@ class Tracker:
         warn(f"W&B stopped: {why}; figures go on in metrics.jsonl")
 
 
-def _open_run(
-    directory: Path, config: TrackingConfig, run_name: str, recipe: dict[str, Any], group: str | None
+def open_run(
+    directory: Path, config: TrackingConfig, run_name: str, recipe: Mapping[str, Any], job_type: str | None = None
 ) -> "wandb.Run | None":
+    """The W&B run of a directory, new or continued; None where it is switched off. Raises whatever W&B raises."""
     wanted = os.environ.get("WANDB_MODE", "auto") if config.wandb == "auto" else config.wandb
     if wanted == "disabled":
         return None
@@ -125,8 +127,9 @@ def _open_run(
             dir=directory,
             id=_run_id(directory, run_name),
             name=run_name,
-            group=group,
-            config=recipe,
+            group=config.group,
+            job_type=job_type,
+            config=_without_secrets(recipe),
             resume="allow" if mode == "online" else None,
             settings=wandb.Settings(silent=True, console="off", init_timeout=_INIT, finish_timeout=_FINISH),
         )

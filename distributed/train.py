@@ -16,7 +16,7 @@ from typing import Any, cast
 from distributed import checkpoint
 from distributed.command import main_of
 from distributed.config import Recipe
-from distributed.loop import train_worker
+from distributed.loop import STOP, train_worker
 from distributed.recipe_file import dump_recipe, load_recipe
 from distributed.tasks import prepare_task
 from models.data.files import atomic_path
@@ -33,6 +33,7 @@ def prepare(recipe: Recipe) -> None:
     if found is not None:
         checkpoint.check_recipe(found, recipe.trajectory())
     prepare_task(recipe, begun=found is not None)
+    (recipe.folder / STOP).unlink(missing_ok=True)
     with atomic_path(recipe.folder / "recipe.yaml") as temporary:
         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
 
@@ -45,19 +46,16 @@ def launch(recipe: Recipe) -> dict[str, Any]:
     """
     # Ray would otherwise show every printed line twice: as output and as a log record.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    import ray
+    # How often Ray looks at its workers: a run's end is noticed that much later.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    os.environ["PATH"] = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}"  # DeepSpeed: ninja
-    if not ray.is_initialized():
-        ray.init(log_to_driver=True, logging_level=logging.WARNING, runtime_env=_runtime_environment())
-    scaling, cluster = recipe.scaling, ray.cluster_resources()
-    gpus = scaling.gpus_per_worker
-    if gpus is None:
-        gpus = float(cluster.get("GPU", 0) >= scaling.workers)
-    _check_capacity(cluster, scaling.workers, scaling.cpus_per_worker, gpus)
-    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+    start_ray()
+    scaling, nodes = recipe.scaling, nodes_of_cluster()
+    resources = resources_of_worker(recipe, nodes)
+    gpus = resources.get("GPU", 0.0)
+    check_capacity(recipe, nodes)
     trainer = TorchTrainer(
         cast(Callable[[dict[str, Any]], None], train_worker),  # what it returns comes back as `return_value`
         train_loop_config={"recipe": recipe.model_dump_json(), "folder": str(Path.cwd())},
@@ -77,6 +75,15 @@ def launch(recipe: Recipe) -> dict[str, Any]:
     return figures
 
 
+def start_ray(show_workers: bool = True) -> None:
+    """Joins the cluster at RAY_ADDRESS, or starts a local one. `show_workers`: what they print is seen here."""
+    import ray
+
+    os.environ["PATH"] = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}"  # DeepSpeed: ninja
+    if not ray.is_initialized():
+        ray.init(log_to_driver=show_workers, logging_level=logging.WARNING, runtime_env=_runtime_environment())
+
+
 def _runtime_environment() -> dict[str, Any] | None:
     """What workers of a cluster that runs already need to see of this process's environment.
 
@@ -88,13 +95,53 @@ def _runtime_environment() -> dict[str, Any] | None:
     return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
 
 
-def _check_capacity(cluster: Mapping[str, float], workers: int, cpus: float, gpus: float) -> None:
-    for name, wanted in (("CPU", workers * cpus), ("GPU", workers * gpus)):
-        if wanted > cluster.get(name, 0.0):
+Nodes = Sequence[Mapping[str, float]]
+"""What each node of a cluster has."""
+
+
+def nodes_of_cluster() -> Nodes:
+    """The nodes that this process's cluster has, or with an autoscaler can ever have."""
+    import ray
+    from ray._private.state import state
+
+    nodes: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    config = state.get_cluster_config()
+    if config is not None:
+        for group in config.node_group_configs:
+            have = sum(all(node.get(name) == amount for name, amount in group.resources.items()) for node in nodes)
+            nodes += [dict(group.resources)] * max(0, group.max_count - have)
+    return nodes
+
+
+def resources_of_worker(recipe: Recipe, nodes: Nodes) -> dict[str, float]:
+    """What Ray reserves for one worker of a run."""
+    gpus = recipe.scaling.gpus_per_worker
+    if gpus is None:
+        gpus = float(sum(node.get("GPU", 0.0) for node in nodes) >= recipe.scaling.workers)
+    return {"CPU": recipe.scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+
+
+def workers_that_fit(resources: Mapping[str, float], nodes: Nodes) -> int:
+    """How many workers an empty cluster holds; a worker is on one node."""
+    return sum(min(int(node.get(name, 0.0) / amount + 1e-6) for name, amount in resources.items()) for node in nodes)
+
+
+def check_capacity(recipe: Recipe, nodes: Nodes) -> None:
+    """Raises UserError where the cluster can never hold a run's workers, for which Ray would wait for ever."""
+    workers, resources = recipe.scaling.workers, resources_of_worker(recipe, nodes)
+    for name, each in resources.items():
+        there = sum(node.get(name, 0.0) for node in nodes)
+        if workers * each > there + 1e-6:
             raise UserError(
-                f"scaling asks for {wanted:g} {name}s ({workers} workers), but this cluster has "
-                f"{cluster.get(name, 0.0):g}; lower scaling.workers or scaling.{name.lower()}s_per_worker"
+                f"scaling asks for {workers * each:g} {name}s ({workers} workers), but this cluster has {there:g}; "
+                f"lower scaling.workers or scaling.{name.lower()}s_per_worker"
             )
+    if (fitting := workers_that_fit(resources, nodes)) < workers:
+        taken = " and ".join(f"{amount:g} {name}s" for name, amount in resources.items())
+        raise UserError(
+            f"scaling.workers={workers} with {taken} each: the {len(nodes)} nodes of this cluster hold {fitting} such "
+            "workers, for a worker cannot be spread over nodes; lower scaling.workers or what each takes"
+        )
 
 
 def train(arguments: Sequence[str]) -> None:

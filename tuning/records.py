@@ -28,6 +28,8 @@ class Record:
     """All that was measured at its best evaluation."""
     seconds: float = 0.0
     """From its beginning to its newest result, start of workers included, over all attempts."""
+    training_seconds: float = 0.0
+    """Of these, those in the training loop, evaluations included."""
     begun: float | None = None
     """Seconds since 1970."""
     run: Path = Path()

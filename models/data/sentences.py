@@ -18,8 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
-from transformers import AutoModel, AutoTokenizer, BertTokenizer
-from transformers.utils import logging
 
 from models.data.files import atomic_path
 from models.errors import UserError
@@ -34,6 +32,8 @@ _TIMEOUT_S = 10
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars or warnings of transformers in the block; its settings are as before afterwards."""
+    from transformers.utils import logging
+
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -78,6 +78,8 @@ def _one_line(error: Exception) -> str:
 def load_tokenizer(source: str) -> Any:
     """The tokenizer of `source` (see `SentenceEncoder.load`), or of a folder that holds nothing but the `vocab.txt` of
     an uncased BERT. Raises UserError when it cannot be found or read."""
+    from transformers import AutoTokenizer, BertTokenizer  # half a second, which workers without text do not need
+
     folder = _locate(source)
     bare = (folder / "vocab.txt").is_file() and not any(folder.glob("*.json"))
     with _quiet():
@@ -113,6 +115,8 @@ class SentenceEncoder:
 
     @classmethod
     def _from_folder(cls, source: str, folder: Path) -> "SentenceEncoder":
+        from transformers import AutoModel, AutoTokenizer
+
         where = f"sentence encoder {source!r} ({folder})"
         options = {"local_files_only": True, "trust_remote_code": False}
         with _quiet():
