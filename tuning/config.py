@@ -108,7 +108,7 @@ class SweepConfig(StrictConfig):
     """A recipe file, or the name of one in distributed/recipes."""
     fixed: dict[str, Any] = {}
     """What every trial has in place of the recipe's values, by dotted key."""
-    space: dict[str, ParameterConfig] = Field(min_length=1)
+    space: dict[str, ParameterConfig] = {}
     metric: str = "selected"
     """A figure of the validation split, by its name in metrics.jsonl; `selected` is what the task itself goes by."""
     mode: Mode = "max"
@@ -168,6 +168,8 @@ def load_sweep(path: Path, overrides: Sequence[str], fixed: Sequence[str]) -> Sw
         UserError: one line for whatever is wrong with it.
     """
     config = load_recipe(path, overrides, SweepConfig, SPACES)
+    if not config.space:
+        raise UserError(f"{find_recipe(path, SPACES)}: the space is empty: name at least one recipe key below `space`")
     if not fixed:
         return config
     values = {}

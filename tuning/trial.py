@@ -50,8 +50,8 @@ class Trial(tune.Trainable):
     """Runs the recipe in `config["recipe"]`; a step is one evaluation.
 
     A result has `epoch`, `value` (the metric, more is better), `figures` (all, as JSON) and `ended`, whether it is the
-    last; with `failed`, the reason, it is the last too. What is wrong with the recipe or its data, or a loss that is not finite, is such a reason;
-    whatever else goes wrong raises, and Tune starts the trial again.
+    last; with `failed`, the reason, it is the last too. What is wrong with the recipe or its data, or a loss that is
+    not finite, is such a reason; whatever else goes wrong raises, and Tune starts the trial again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:

@@ -1,0 +1,33 @@
+"""What a finished run scores on validation and test, computed once and kept in its folder."""
+
+import json
+
+from distributed.config import Recipe
+from distributed.evaluate import scores_of, task_of_run
+from distributed.export import checkpoint_of
+from models.data.files import atomic_path
+from models.errors import UserError
+
+SPLITS = ("validation", "test")
+
+
+def scores_of_run(recipe: Recipe, which: str) -> dict[str, float]:
+    """`SPLIT/NAME` -> score of a run's best or last checkpoint.
+
+    Raises:
+        UserError: the run has no such checkpoint, or its data cannot be read.
+    """
+    chosen = checkpoint_of(recipe.folder, which)
+    path = recipe.folder / f"scores-step-{chosen.step}.json"
+    if path.exists():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    task, found = task_of_run(recipe), dict[str, float]()
+    for split in SPLITS:
+        try:
+            scores = scores_of(task, chosen, split)
+        except UserError:  # an empty split
+            continue
+        found |= {f"{split}/{name}": value for name, value in scores.items()}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
