@@ -11,28 +11,35 @@ from distributed.recipe_file import dump_recipe
 from models.data.files import atomic_path
 from tuning.records import Mode, Record, best_of
 
-FIXED_COLUMNS = ("trial", "run", "state", "reason", "best", "best_epoch", "epochs", "seconds")
+FIXED_COLUMNS = ("trial", "run", "state", "reason", "best", "best_epoch", "epochs", "seconds", "training_seconds")
+
+
+def table_of(records: Sequence[Record], mode: Mode) -> tuple[list[str], list[list[object]]]:
+    """Header and a row a trial: its values by recipe key, and all figures of its best evaluation as `figure:NAME`."""
+    keys = list(dict.fromkeys(key for record in records for key in record.values))
+    figures = sorted({name for record in records for name in record.figures} - {"epoch", "time"})
+    rows: list[list[object]] = []
+    for record in records:
+        best = record.best(mode)
+        row = [record.number, record.name, record.state, record.reason, "" if best is None else best]
+        row += [record.figures.get("epoch", ""), record.course[-1][0] if record.course else 0]
+        row += [f"{record.seconds:.1f}", f"{record.training_seconds:.1f}"]
+        row += [_cell(record.values[key]) if key in record.values else "" for key in keys]
+        rows.append([*row, *(record.figures.get(name, "") for name in figures)])
+    return [*FIXED_COLUMNS, *keys, *(f"figure:{name}" for name in figures)], rows
 
 
 def write_csv(path: Path, records: Sequence[Record], mode: Mode) -> None:
-    """A row a trial: its values by recipe key, and all figures of its best evaluation as `figure:NAME`."""
-    keys = list(dict.fromkeys(key for record in records for key in record.values))
-    figures = sorted({name for record in records for name in record.figures})
+    """The table of trials."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*FIXED_COLUMNS, *keys, *(f"figure:{name}" for name in figures)])
-    for record in records:
-        best = record.best(mode)
-        row = [record.number, record.name, record.state, record.reason, "" if best is None else repr(best)]
-        row += [record.figures.get("epoch", ""), record.course[-1][0] if record.course else 0, f"{record.seconds:.1f}"]
-        row += [_cell(record.values.get(key, "")) for key in keys]
-        writer.writerow([*row, *(record.figures.get(name, "") for name in figures)])
+    header, rows = table_of(records, mode)
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _cell(value: object) -> object:
-    return value if isinstance(value, str | int | float) else json.dumps(value)
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
 
 
 def write_best(path: Path, records: list[Record], mode: Mode, recipe: Recipe, metric: str) -> None:
