@@ -27,11 +27,11 @@ _EXPECTED: dict[Any, str] = {float: "a number", int: "a whole number", str: "tex
 _EXPECTED |= {list: "a list", tuple: "a list", set: "a list", frozenset: "a list", dict: "a mapping"}
 
 
-def load_recipe(path: Path, overrides: Sequence[str], schema: type[T], folder: Path = RECIPES) -> T:
+def load_recipe(path: Path, overrides: Sequence[str], schema: type[T], folder: Path | None = None) -> T:
     """Reads a recipe, applies `dotted.key=value` overrides in their order (the last one wins) and checks everything.
 
-    `path` is a file, or the bare name of a file in `folder`. Values are YAML 1.2; a part of a dotted key
-    may be a position in a list. Raises UserError with one line for whatever is wrong with the file or an override.
+    `path` is a file, or the bare name of a file in `folder` (default: distributed/recipes). Values are YAML 1.2; a part
+    of a dotted key may be a position in a list. Raises UserError with one line for whatever is wrong with the file or an override.
     """
     file = find_recipe(path, folder)
     try:
@@ -53,10 +53,10 @@ def load_recipe(path: Path, overrides: Sequence[str], schema: type[T], folder: P
         raise UserError(_explain(error, schema, values, lines, file)) from error
 
 
-def find_recipe(path: Path, folder: Path = RECIPES) -> Path:
+def find_recipe(path: Path, folder: Path | None = None) -> Path:
     """The file that `path` means: itself, or FOLDER/NAME.yaml for a bare NAME. Raises UserError."""
     bare = len(path.parts) == 1 and path.suffix not in (".yaml", ".yml")
-    file = folder / f"{path}.yaml" if bare else path
+    file = (folder or RECIPES) / f"{path}.yaml" if bare else path
     if file.is_file():
         return file
     present = sorted(found.stem if bare else found.name for found in file.parent.glob("*.y*ml"))

@@ -1,17 +1,24 @@
-"""Fixtures that many tests share."""
+"""Fixtures that many tests share: real and generated data, and one local Ray cluster for all launches."""
 
+import logging
 import os
+import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+ROOT = Path(__file__).parents[1]
+
 # Many small tensors: more threads only wait for each other, the more so beside other programs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
-# Ray would otherwise make a token that clients with an address do not send. Before ray is imported.
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Before any import of ray: else a new local cluster writes a token into the home folder, and its clients ask for it.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["DS_ACCELERATOR"] = "cpu"
 
 # No test is judged by its time.
 settings.register_profile("meltmatch", deadline=None)
@@ -43,3 +50,34 @@ def golden_root(data_root: Path) -> Path:
     if not golden.is_dir():
         pytest.skip(f"needs the conformance vectors in {golden.name}/ beside the data folder")
     return golden
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 8 generated movies: 6 to train on, which give 17 samples, one to validate, one to test."""
+    from tests.support.small_runs import small_data
+
+    return small_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A local Ray cluster of 4 CPUs that `distributed.train.launch` joins. W&B's server is out of its reach."""
+    import ray
+
+    scripts = sysconfig.get_path("scripts")  # where DeepSpeed finds ninja
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{scripts}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2 + "01234567")
+        patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            object_store_memory=200 * 2**20,
+        )
+        yield
+        ray.shutdown()
