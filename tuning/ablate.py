@@ -108,29 +108,24 @@ def run_tables(
 ) -> None:
     """Runs what is wanted (by table and row) and has not been run, then writes the tables."""
     lay_out(config)
-    journal = Journal(config.folder, config.mode, config.searcher, config.seed)
-    plan = _extended_plan(
-        config.folder / PLAN, [v for rows in wanted.values() for cells in rows.values() for v in cells]
-    )
+    cells = [values for rows in wanted.values() for row in rows.values() for values in row]
+    plan = _extended_plan(config.folder / PLAN, cells)
 
     def propose(number: int, trial: optuna.Trial) -> dict[str, Any]:
         return plan[number]
 
     epochs = load_recipe(config.folder / RECIPE, [], Recipe).training.epochs
-    with LiveTable(config.name, config.metric, config.mode, len(plan), epochs) as table:
-        runner = Runner(config, journal, len(plan), propose, table)
-        over = runner.run()
-    print(table.summary())
-    records = {_key(plan[record.number]): record for record in runner.records()}
-    folder = to or config.folder / "tables"
-    for name, declared in tables.items():
-        own = {
-            row: [records[_key(values)] for values in cells if _key(values) in records]
-            for row, cells in wanted[name].items()
-        }
-        write_table(folder / name, declared, own, runner, command)
-        print(f"{name}: {folder / name}.md, .csv, .tex")
-    journal.close()
+    with Journal(config.folder, config.mode, config.searcher, config.seed) as journal:
+        with LiveTable(config.name, config.metric, config.mode, len(plan), epochs) as live:
+            runner = Runner(config, journal, len(plan), propose, live)
+            over = runner.run()
+        print(live.summary())
+        records = {_key(plan[record.number]): record for record in runner.records()}
+        folder = to or config.folder / "tables"
+        for name, table in tables.items():
+            runs = {row: [records[_key(v)] for v in cells if _key(v) in records] for row, cells in wanted[name].items()}
+            write_table(folder / name, table, runs, runner, command)
+            print(f"{name}: {folder / name}.md, .csv, .tex")
     if not over:
         print(f"{runner.unfinished()} runs are still to be made: give the same command again")
         sys.exit(130)

@@ -108,7 +108,13 @@ def _log(run: "wandb.Run", config: SweepConfig, records: list[Record], scores: H
     import wandb
 
     header, rows = table_of(records, config.mode)
-    run.log({"trials": wandb.Table(columns=header, data=[[_plain(value) for value in row] for row in rows])})
+    run.log(
+        {
+            "trials": wandb.Table(
+                columns=list[str | int](header), data=[[_plain(value) for value in row] for row in rows]
+            )
+        }
+    )
     best = best_of(records, config.mode)
     if best is not None:
         run.summary["best"] = best.best(config.mode)

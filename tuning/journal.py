@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, Self, cast
 
 import optuna
 from optuna.storages import JournalStorage
@@ -59,7 +59,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder / "lock")
             drop_half_line(file)
-            storage = JournalStorage(JournalFileBackend(str(file), lock_obj=cast(Any, _Unlocked())))
+            self._storage = storage = JournalStorage(JournalFileBackend(str(file), lock_obj=cast(Any, _Unlocked())))
             direction: Literal["maximize", "minimize"] = "maximize" if mode == "max" else "minimize"
             self._study = optuna.create_study(
                 storage=storage,
@@ -124,18 +124,19 @@ class Journal:
             trial.set_user_attr("figures", {**figures, "epoch": epoch})
         self._spend(number, "seconds", seconds)
         self._spend(number, "training_seconds", float(figures.get("training_seconds", 0.0)))
-        trial.report(value, step=epoch)
+        # Not `report`, which keeps the first: a trial that took over another's weights may see an epoch again.
+        self._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
 
     def _spend(self, number: int, what: str, seconds: float) -> None:
         """Sessions add up."""
         trial = self._open[number]
         trial.set_user_attr(what, {**trial.user_attrs.get(what, {}), self._session: round(seconds, 3)})
 
-    def change(self, number: int, values: Mapping[str, Any], generation: int) -> None:
-        """The trial goes on under other values."""
+    def change(self, number: int, values: Mapping[str, Any], generation: int, since: int) -> None:
+        """The trial goes on under other values from another's weights of epoch `since`; what it was is over."""
         trial = self._open[number]
-        trial.set_user_attr("values", dict(values))
-        trial.set_user_attr("generation", generation)
+        for name, value in (("values", dict(values)), ("generation", generation), ("since", since), ("best", None)):
+            trial.set_user_attr(name, value)
 
     def generation(self, number: int) -> int:
         """How often a trial's values have been changed."""
@@ -163,6 +164,12 @@ class Journal:
         """Others may open it now."""
         self._lock.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def _record(trial: FrozenTrial, folder: Path, name: str) -> Record:
     known = trial.user_attrs
@@ -172,7 +179,7 @@ def _record(trial: FrozenTrial, folder: Path, name: str) -> Record:
         values=dict(known.get("values", trial.params)),
         state=STATES[trial.state],
         reason=str(known.get("reason", "")),
-        course=tuple(sorted(trial.intermediate_values.items())),
+        course=tuple(pair for pair in sorted(trial.intermediate_values.items()) if pair[0] > known.get("since", -1)),
         figures={k: float(v) for k, v in known.get("figures", {}).items() if isinstance(v, int | float)},
         seconds=sum(known.get("seconds", {}).values()),
         training_seconds=sum(known.get("training_seconds", {}).values()),

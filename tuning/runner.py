@@ -89,7 +89,7 @@ class Runner:
                 name=f"session-{time.strftime('%Y%m%d-%H%M%S')}",
                 storage_path=str(self.config.folder / "tune"),
                 failure_config=tune.FailureConfig(max_failures=self.config.budget.retries),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=3),  # what a population copies from
                 stop=_Halt(self),
                 callbacks=[_Recorder(self)],
                 verbose=0,
@@ -136,9 +136,9 @@ class Runner:
             "folder": str(Path.cwd()),
         }
 
-    def changed(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
-        """Writes down that a trial goes on under other values -> its new Tune configuration."""
-        self.journal.change(number, values, self.journal.generation(number) + 1)
+    def changed(self, number: int, values: dict[str, Any], since: int) -> dict[str, Any]:
+        """Writes down that a trial goes on under other values, from another's weights -> its new Tune configuration."""
+        self.journal.change(number, values, self.journal.generation(number) + 1, since)
         return self.tune_config(number, values)
 
     def time_is_up(self) -> bool:

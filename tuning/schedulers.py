@@ -19,6 +19,8 @@ from tuning.config import PBTConfig, SweepConfig
 from tuning.records import Record
 from tuning.space import ParameterConfig, Space
 
+Changed = Callable[[int, dict[str, Any], int], dict[str, Any]]
+"""Told a trial's number, its new values, and the epoch of the weights that it goes on from."""
 Past = Mapping[int, Sequence[tuple[int, float]]]
 """The course of every trial so far, by number."""
 
@@ -61,10 +63,8 @@ class MedianStopping(_Remembering, MedianStoppingRule):
 class PopulationBased(PopulationBasedTraining):
     """Tune's, whose changed values stay within the space's bounds, and are written down before they count."""
 
-    def __init__(
-        self, space: Space, config: PBTConfig, seed: int, changed: Callable[[int, dict[str, Any]], dict[str, Any]]
-    ) -> None:
-        """`changed`: from a trial's number and new values to its new Tune configuration."""
+    def __init__(self, space: Space, config: PBTConfig, seed: int, changed: Changed) -> None:
+        """`changed` gives a trial's new Tune configuration."""
         super().__init__(
             time_attr="epoch",
             metric="value",
@@ -77,9 +77,14 @@ class PopulationBased(PopulationBasedTraining):
         self.space, self.resample, self.changed = space, config.resample, changed
         self.random = random.Random(seed)
 
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        # Tune refuses it beside a search algorithm, lest that should learn from values that change: ours does not.
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         values = explore(trial_to_clone.config["values"], self.space, self.resample, self.random)
-        return self.changed(trial.config["number"], values), {}
+        since = int(self._trial_state[trial_to_clone].last_train_time)
+        return self.changed(trial.config["number"], values, since), {}
 
 
 def explore(values: Mapping[str, Any], space: Space, resample: float, source: random.Random) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def scheduler_of(
     config: SweepConfig,
     recipe: Recipe,
     records: Sequence[Record],
-    changed: Callable[[int, dict[str, Any]], dict[str, Any]],
+    changed: Changed,
 ) -> TrialScheduler:
     """The scheduler of a sweep with these trials behind it. It maximises `value`."""
     sign = 1 if config.mode == "max" else -1

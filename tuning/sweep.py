@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 
 from distributed.command import main_of
+from distributed.config import Recipe
 from distributed.recipe_file import dump_recipe, load_recipe
 from models.data.files import atomic_path
 from models.errors import UserError
@@ -121,23 +122,16 @@ def run(config: SweepConfig) -> None:
         point = points[(number - base) % len(points)] if points else {}
         return dict(point) if config.searcher.name == "grid" else sample(config.space, trial, point)
 
-    journal = Journal(config.folder, config.mode, config.searcher, config.seed)
-    epochs = load_recipe(config.folder / RECIPE, [], _recipe_class()).training.epochs
-    with LiveTable(config.name, config.metric, config.mode, trials, epochs) as table:
-        runner = Runner(config, journal, trials, propose, table)
-        over = runner.run()
-    print(table.summary())
-    finish(config, runner)
-    journal.close()
+    epochs = load_recipe(config.folder / RECIPE, [], Recipe).training.epochs
+    with Journal(config.folder, config.mode, config.searcher, config.seed) as journal:
+        with LiveTable(config.name, config.metric, config.mode, trials, epochs) as table:
+            runner = Runner(config, journal, trials, propose, table)
+            over = runner.run()
+        print(table.summary())
+        finish(config, runner)
     if not over:
         print(f"{runner.unfinished()} trials are still to be run: python -m tuning.sweep --resume {config.folder}")
         sys.exit(130)
-
-
-def _recipe_class() -> Any:
-    from distributed.config import Recipe
-
-    return Recipe
 
 
 if __name__ == "__main__":

@@ -54,11 +54,8 @@ def write_sweep(folder: Path, data: Path, changes: dict[str, Any], recipe: dict[
 def records_of(path: Path) -> list[Record]:
     """What the journal of a sweep says."""
     config = load_sweep(path, [], [])
-    journal = Journal(config.folder, config.mode, config.searcher, config.seed)
-    try:
+    with Journal(config.folder, config.mode, config.searcher, config.seed) as journal:
         return journal.records(lambda number: f"{config.name}-{number:04d}")
-    finally:
-        journal.close()
 
 
 def check_run(record: Record, data: Path) -> None:
@@ -218,12 +215,11 @@ def drawn(config: Any, trials: int) -> list[dict[str, Any]]:
     """The values of an undisturbed sweep's trials."""
     from tuning.space import sample
 
-    journal = Journal(config.folder, config.mode, config.searcher, config.seed)
-    asked = [
-        journal.ask(trials, lambda number, trial: sample(config.space, trial, {}) if number else {})
-        for _ in range(trials)
-    ]
-    journal.close()
+    with Journal(config.folder, config.mode, config.searcher, config.seed) as journal:
+        asked = [
+            journal.ask(trials, lambda number, trial: sample(config.space, trial, {}) if number else {})
+            for _ in range(trials)
+        ]
     return [values for _, values in filter(None, asked)]
 
 
@@ -255,13 +251,14 @@ def test_asha_stops_what_is_bad_in_order(data: Path, tmp_path: Path) -> None:
 def test_population_goes_on_from_its_best(data: Path, tmp_path: Path) -> None:
     changes = {
         "space": {ETA: {"loguniform": [1e-9, 1e-2]}},
-        "searcher": {"name": "pbt", "every_epochs": 2, "quantile": 0.5},
+        "searcher": {"name": "pbt", "every_epochs": 10, "quantile": 0.5},
         "base": False,
         "metric": "epoch_loss",
         "mode": "min",
         "budget": {"trials": 2, "concurrent": 2},
     }
-    path = write_sweep(tmp_path, data, changes, {"training.epochs": 8})
+    # Long enough for both to be under way at once.
+    path = write_sweep(tmp_path, data, changes, {"training.epochs": 80, "training.evaluate_every": 5})
     sweep([str(path)])
     records = records_of(path)
     assert [record.state for record in records] == ["finished"] * 2
@@ -272,7 +269,7 @@ def test_population_goes_on_from_its_best(data: Path, tmp_path: Path) -> None:
         assert recipe.optimiser.eta == record.values[ETA]
         assert 1e-9 <= recipe.optimiser.eta <= 1e-2
         steps = [line["step"] for line in read_metrics(record.run / "metrics.jsonl")]
-        assert steps[-1] == 24
+        assert steps[-1] == 240
 
 
 def test_more_workers_than_the_cluster_can_hold(data: Path, tmp_path: Path) -> None:
