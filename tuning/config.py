@@ -13,8 +13,10 @@ from distributed.recipe_yaml import parse_yaml
 from models.config import StrictConfig
 from models.errors import UserError
 from tuning.records import Mode
-from tuning.space import ParameterConfig, probes
+from tuning.space import ParameterConfig, drawn, probes
 
+COMBINATIONS = 50
+"""How many are tried before a value counts as wrong in all of them."""
 SPACES = Path(__file__).parent / "spaces"
 MUTABLE = ("optimiser.eta", "combiner.gamma", "combiner.rate", "training.label_smoothing")
 """What may change while a run is under way: rates and weights, which no part of its state depends on."""
@@ -218,11 +220,20 @@ def check_space(config: SweepConfig, file: Path) -> None:
         _, lines = parse_yaml(find_recipe(file, SPACES).read_text(encoding="utf-8-sig"))
     except OSError:
         lines = {}
-    shared = [*overrides_of(config.fixed), f"storage={config.folder}", f"name={config.name}"]
-    for key, value, values in probes(config.space):
+
+    def problem_of(values: Mapping[str, Any]) -> UserError | None:
+        shared = [*overrides_of(config.fixed), f"storage={config.folder}", f"name={config.name}"]
         try:
             load_recipe(config.recipe, [*shared, *overrides_of(values)], Recipe)
         except UserError as error:
+            return error
+        return None
+
+    for key, value, values in probes(config.space):
+        # A value may be right beside some values of the other keys alone.
+        beside = (drawn(config.space, seed, values) for seed in range(COMBINATIONS))
+        error = problem_of(values)
+        if error is not None and all(problem_of(others) is not None for others in beside):
             line = lines.get(("space", key))
             place = f"{find_recipe(file, SPACES)}:{line}" if line else str(file)
             problem = str(error).partition(": ")[2]

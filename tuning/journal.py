@@ -20,8 +20,6 @@ from models.errors import UserError
 from tuning.config import SearcherConfig
 from tuning.records import Mode, Record, State
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
 STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "finished",

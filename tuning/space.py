@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from models.config import StrictConfig
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells of every study that it makes
 KINDS = ("loguniform", "uniform", "randint", "choice", "grid")
 
 
@@ -90,6 +91,12 @@ def sample(space: Space, trial: optuna.Trial, given: Mapping[str, Any]) -> dict[
         if parameter.holds(values):
             values[key] = given[key] if key in given else parameter.sample(key, trial)
     return values
+
+
+def drawn(space: Space, seed: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A random sample that has the values of `given`."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return sample(space, study.ask(), given)
 
 
 def grid(space: Space) -> list[dict[str, Any]]:

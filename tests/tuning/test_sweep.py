@@ -117,9 +117,9 @@ def test_sweep_from_samples_to_results(data: Path, tmp_path: Path, capfd: pytest
 def test_failures_are_recorded_and_stop_nothing(data: Path, tmp_path: Path) -> None:
     """A loss that is not finite, values that do not go together, and a killed worker, whose run goes on."""
     space = {
-        "optimiser.name": {"choice": ["adam"]},
-        ETA: {"grid": [1e-3, 1e30, 2e-3]},
-        "engine.accumulation": {"grid": [1, 16], "when": {ETA: 2e-3}},
+        ETA: {"grid": [1e-3, 1e30]},
+        "model.normalisation": {"grid": ["none", "sbn"]},
+        "engine.accumulation": {"grid": [2], "when": {ETA: 1e-3}},
     }
     changes = {"space": space, "searcher": {"name": "grid"}, "base": False, "budget": {"trials": 9, "concurrent": 2}}
     path = write_sweep(tmp_path, data, changes, {"training.epochs": 30, "training.evaluate_every": 5})
@@ -140,9 +140,9 @@ def test_failures_are_recorded_and_stop_nothing(data: Path, tmp_path: Path) -> N
     sweep([str(path)])
     killer.join(timeout=1)
     records = records_of(path)
-    assert [record.state for record in records] == ["finished", "failed", "finished", "failed"]
-    assert "training diverged" in records[1].reason
-    assert "needs the statistics of the whole batch at once" in records[3].reason
+    assert [record.state for record in records] == ["finished", "failed", "failed", "failed"]
+    assert "needs the statistics of the whole batch at once" in records[1].reason
+    assert all("training diverged" in record.reason for record in records[2:])
     logged = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in logged] == list(range(1, 91))
     assert killed
