@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from distributed.pages.pictures import COLOURS
 from tuning.records import Mode, Record, Sweep
@@ -72,6 +72,14 @@ def set_metric_axis(panel: Axes, sweep: Sweep, values: Sequence[float]) -> None:
         panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panel.yaxis.set_minor_formatter(NullFormatter())
     panel.set_ylabel(metric_label(sweep))
+
+
+def set_whole_numbers(panel: Axes, label: str, numbers: Sequence[int]) -> None:
+    """Makes the horizontal axis one of trials or epochs, of which there are no halves."""
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if min(numbers) == max(numbers):
+        panel.set_xlim(numbers[0] - 1, numbers[0] + 1)
+    panel.set_xlabel(label)
 
 
 def metric_label(sweep: Sweep, breaks: bool = False) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from distributed.pages.pictures import Picture
 from tuning.drawing import (
@@ -33,6 +32,7 @@ from tuning.drawing import (
     scales_of,
     set_metric_axis,
     set_ticks,
+    set_whole_numbers,
     told_left_out,
     told_unset,
     value_of,
@@ -71,8 +71,7 @@ def history(sweep: Sweep) -> Picture | str:
         bottom = [0.03] * len(failed)
         panel.plot(failed, bottom, linestyle="", transform=panel.get_xaxis_transform(), **MARKS["failed"])
         draw_best(panel, best.number, running_best[-1])
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.set_xlabel("trial")
+        set_whole_numbers(panel, "trial", [r.number for r in records])
         draw_legend(figure, [*legend, best_mark()])
 
     silent = len(records) - len(valued) - len(failed)
@@ -258,13 +257,12 @@ def courses(sweep: Sweep) -> Picture | str:
             numbers = [value if math.isfinite(value) else math.nan for _, value in r.course]
             line = {**(thick if r is best else faint), **(dashed if r is base else {})}
             # One epoch makes no line; a point keeps it visible.
-            panel.plot(epochs, numbers, **line, marker="." if len(numbers) == 1 else "")
+            panel.plot(epochs, numbers, **line, marker="." if len(numbers) == 1 else "", markersize=8)
             if r.state in {"stopped", "failed"}:
                 end = max(i for i, value in enumerate(numbers) if not math.isnan(value))
                 mark = {"marker": "o", "markersize": 4.5, "color": line["color"]}
                 panel.plot(epochs[end], numbers[end], zorder=4, **(mark if r.state == "stopped" else MARKS["failed"]))
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.set_xlabel("epoch")
+        set_whole_numbers(panel, "epoch", [epoch for r in drawn for epoch, _ in r.course])
         legend = [Line2D([], [], label="trial", **faint)]
         if best is not None and best is not base:
             legend.append(Line2D([], [], label=f"best: trial {best.number}", **thick))

@@ -117,6 +117,16 @@ def test_courses_have_every_epoch_and_end_stopped_trials_with_a_dot() -> None:
     assert "best: trial 4" in _legend(figure)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 40])
+@pytest.mark.parametrize("draw", [history, courses])
+def test_there_are_no_half_trials_and_epochs(draw: Callable[[Sweep], Picture | str], epochs: int) -> None:
+    trials = [record(n, {}, *[0.5] * epochs) for n in range(epochs)]
+    panel = _drawn(draw(sweep_of(*trials))).axes[0]
+    ticks = panel.get_xticks()
+    assert all(float(tick).is_integer() for tick in ticks)
+    assert any(float(tick) in range(epochs + 1) for tick in ticks)
+
+
 def test_values_that_are_not_finite_are_counted_and_never_the_best() -> None:
     courses_of = [(math.nan, 0.4), (0.5, math.inf), (math.nan,)]
     sweep = sweep_of(*(record(n, {"a": float(n)}, *course) for n, course in enumerate(courses_of)))
