@@ -7,10 +7,8 @@ figure as PNG and SVG, and index.html, one file that needs no other, to RUN/insp
 """
 
 import argparse
-import base64
 import html
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +17,8 @@ from safetensors import SafetensorError
 from distributed import checkpoint
 from distributed.command import main_of
 from distributed.metrics_file import read_metrics
-from distributed.pages.learned_loss import FIGURES, Learned, Picture, render
+from distributed.pages.learned_loss import FIGURES, Learned
+from distributed.pages.pictures import render, section, write_filled
 from models.data.files import atomic_path
 from models.errors import UserError
 from models.meltr.config import MELTRConfig
@@ -80,11 +79,7 @@ def write_page(path: Path, learned: Learned, sections: Sequence[str]) -> None:
         "rows": "\n".join(_row(learned, t) for t in range(len(learned.names))),
         "sections": "\n".join(sections),
     }
-    # One pass, so that a slot's name inside a name stays what it is.
-    template = _TEMPLATE.read_text(encoding="utf-8")
-    page = re.sub(r"\{\{(title|note|rows|sections)\}\}", lambda slot: slots[slot[1]], template)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_filled(path, _TEMPLATE, slots)
 
 
 def _row(learned: Learned, t: int) -> str:
@@ -93,18 +88,6 @@ def _row(learned: Learned, t: int) -> str:
     cells = [f"{x:.3g}" for x in (mean, low, high, float(coefficients[0]), float(coefficients[-1]))]
     name = html.escape(learned.names[t]) + (" (primary)" if t == learned.primary else "")
     return f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _section(picture: Picture, light: bytes, dark: bytes) -> str:
-    """A figure of the page, its image inside, for light and for dark screens."""
-    day, night = (f"data:image/png;base64,{base64.b64encode(image).decode()}" for image in (light, dark))
-    return (
-        f"<section>\n<h2>{html.escape(picture.title)}</h2>\n<figure>\n"
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{night}">'
-        f'<img src="{day}" alt="{html.escape(picture.alt)}"></picture>\n'
-        f"<figcaption>{html.escape(picture.caption)} <small>Corresponds to {html.escape(picture.paper)} of the paper; "
-        f"also in {picture.name}.png and {picture.name}.svg.</small></figcaption>\n</figure>\n</section>"
-    )
 
 
 def inspect(arguments: Sequence[str]) -> None:
@@ -126,7 +109,8 @@ def inspect(arguments: Sequence[str]) -> None:
         for kind, image in (("png", light), ("svg", render(picture, "svg", "light"))):
             with atomic_path(target / f"{picture.name}.{kind}") as temporary:
                 temporary.write_bytes(image)
-        sections.append(_section(picture, light, render(picture, "png", "dark")))
+        remark = f"Corresponds to {picture.paper} of the paper; also in {picture.name}.png and {picture.name}.svg."
+        sections.append(section(picture, light, render(picture, "png", "dark"), remark))
         print(f"drew {target / picture.name}.png and .svg", flush=True)
     write_page(target / "index.html", learned, sections)
     print(f"page: {(target / 'index.html').absolute()}")

@@ -1,6 +1,7 @@
 """What is known of a trial, for tables, plots and pages."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,15 +37,51 @@ class Record:
     """Its run's folder."""
 
     def best(self, mode: Mode) -> float | None:
-        """The best of its course."""
-        numbers = [value for _, value in self.course]
+        """The best of its course; what is not finite does not count."""
+        numbers = [value for _, value in self.course if math.isfinite(value)]
         return (max(numbers) if mode == "max" else min(numbers)) if numbers else None
 
 
-def best_of(records: "list[Record]", mode: Mode) -> Record | None:
+def best_of(records: Sequence[Record], mode: Mode) -> Record | None:
     """The trial with the best value, the earliest of equals; failed ones do not count."""
     scored = [(r, value) for r in records if r.state != "failed" and (value := r.best(mode)) is not None]
     if not scored:
         return None
     sign = 1 if mode == "max" else -1
     return max(scored, key=lambda pair: (sign * pair[1], -pair[0].number))[0]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The trials of one search, and what is needed to show them."""
+
+    name: str
+    metric: str
+    mode: Mode
+    records: tuple[Record, ...]
+    logarithmic: frozenset[str] = frozenset()
+    """Keys sampled on a logarithmic scale."""
+    baseline: int | None = None
+    """The number of the trial that is the base recipe itself."""
+    note: str = ""
+
+    @property
+    def base(self) -> Record | None:
+        """The trial of the base recipe itself."""
+        return next((r for r in self.records if r.number == self.baseline), None)
+
+    @property
+    def best(self) -> Record | None:
+        """The best trial, the base recipe's included."""
+        return best_of(self.records, self.mode)
+
+    @property
+    def scored(self) -> tuple[Record, ...]:
+        """Trials that have a value and did not fail, without the base recipe's, by number."""
+        scored = (r for r in self.records if r.state != "failed" and r.best(self.mode) is not None)
+        return tuple(sorted((r for r in scored if r.number != self.baseline), key=lambda r: r.number))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key that a trial varies, in order of first appearance."""
+        return tuple(dict.fromkeys(key for r in self.records for key in r.values))

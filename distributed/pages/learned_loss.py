@@ -3,11 +3,10 @@
 Shape legend: T losses (tasks), n values of a grid.
 """
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import torch
@@ -17,44 +16,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor, nn
 
+from distributed.pages.pictures import COLOURS, STYLE, Picture
 from models.meltr.config import MELTRConfig
 from models.meltr.introspection import EpochFigures, marginal, surface, without
 
 PAPER_HIGHEST = 3.0
 """The paper's figures have losses from 0 to 3."""
 CURVE_POINTS, SURFACE_POINTS = 121, 41
-WIDTH = 6.4
-"""Of a figure, in inches: narrow enough that its text can be read on a phone."""
 LEGEND_COLUMNS = 2
 
-STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "text.parse_math": False,  # a loss may have a $ in its name
-    "svg.hashsalt": "meltmatch",  # the same figure is the same file
-}
-
-
-def _theme(paper: str, ink: str, grid: str) -> dict[Any, Any]:
-    inks = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    return {"figure.facecolor": paper, "axes.facecolor": paper, "grid.color": grid, **dict.fromkeys(inks, ink)}
-
-
-Theme = Literal["light", "dark"]
-THEMES: dict[Theme, dict[Any, Any]] = {
-    "light": _theme("#ffffff", "#1c1d1f", "#d8dade"),
-    "dark": _theme("#1e2126", "#eceef1", "#3a3f47"),
-}
-# Okabe and Ito's colours, with a lighter blue for dark screens and grey for yellow, which is faint on white. The dashes
-# tell lines apart where colours do not.
-COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#3d8fd1", "#8a8f98")
+# Dashes tell lines apart where colours do not.
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 
@@ -95,20 +66,6 @@ class Learned:
         return {"color": COLOURS[rank % len(COLOURS)], "linestyle": DASHES[rank % len(DASHES)], "linewidth": 1.8}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One figure of the page; its texts are plain."""
-
-    name: str
-    title: str
-    paper: str
-    caption: str
-    alt: str
-    height: float
-    """In inches."""
-    draw: Callable[[Figure], None]
-
-
 def marginals(learned: Learned) -> Picture:
     """M and dM/dl_t as each loss moves alone."""
     values = learned.values(CURVE_POINTS)
@@ -128,7 +85,6 @@ def marginals(learned: Learned) -> Picture:
     return Picture(
         "marginals",
         "The unified loss along each loss",
-        "Figures 3 and 7",
         "Above, the unified loss M as one loss moves and all others stay at their means over the run; below, how much "
         "M rises for a small rise of that loss, which is the coefficient that the loss has in training. Lines are "
         "strong where the run has seen the loss and faint where it has not; the dot is its mean. Below zero, training "
@@ -138,6 +94,7 @@ def marginals(learned: Learned) -> Picture:
         f"derivative from {slope[0]:.3g} to {slope[-1]:.3g}.",
         6.6 + _legend_height(learned),
         draw,
+        "Figures 3 and 7",
     )
 
 
@@ -171,7 +128,6 @@ def surfaces(learned: Learned) -> Picture | str:
     return Picture(
         "surfaces",
         "The unified loss over two losses",
-        "Figure 3",
         "The unified loss M as the primary loss (across) and one other (upwards) move and the rest stay at their "
         "means; brighter is higher. Straight, even contours mean that M adds the two with fixed weights; where they "
         "bend, the weight of one depends on the other. The dot is the means of both.",
@@ -179,6 +135,7 @@ def surfaces(learned: Learned) -> Picture | str:
         f"other loss, from {values[0]:g} to {values[-1]:g}. It goes from {low:.3g} to {high:.3g}.",
         1.2 + rows * (2.5 if columns == 2 else 4.6),
         draw,
+        "Figure 3",
     )
 
 
@@ -201,7 +158,6 @@ def coefficients(learned: Learned) -> Picture:
     return Picture(
         "coefficients",
         "The weight of each loss in training",
-        "Figure 4",
         "The mean of ∂M/∂loss over the steps of each epoch: the coefficients with which the losses were added up for "
         f"the backbone's training. The plain sum of all losses would be 1 everywhere.{_left_out(figures)}",
         f"Line chart of the mean coefficient of each loss by epoch. That of the primary loss, "
@@ -209,6 +165,7 @@ def coefficients(learned: Learned) -> Picture:
         f"{figures.epochs[-1]}.",
         4.0 + _legend_height(learned),
         draw,
+        "Figure 4",
     )
 
 
@@ -250,7 +207,6 @@ def embeddings(learned: Learned) -> Picture | str:
     return Picture(
         "embeddings",
         "What the two embeddings contribute",
-        "Figure 5",
         "As in the first figure, with tokens made of the embedding of loss values alone, of the task embedding alone, "
         "and of both. The missing part is set to zero in the trained network; nothing is trained again. With values "
         "alone no loss is told from another, and the lines differ only because the others stay at other means. With "
@@ -260,6 +216,7 @@ def embeddings(learned: Learned) -> Picture | str:
         f"embedding only, and both. With the task embedding only, the unified loss is {constant:.3g} everywhere.",
         7.4 + _legend_height(learned),
         draw,
+        "Figure 5",
     )
 
 
@@ -298,29 +255,18 @@ def ranges(learned: Learned) -> Picture:
     return Picture(
         "ranges",
         "The range of each loss",
-        "Figure 6",
         "The thin line goes from the lowest to the highest value of a loss in the run, with a dot at the mean; the "
         f"thick line and the diamond are those of the last epoch.{_left_out(figures)}",
         f"Range chart, a line a loss. The primary loss, {name}, goes from {low[t]:.3g} to {high[t]:.3g}, mean "
         f"{means[t]:.3g}.",
         1.0 + 0.42 * len(learned.names),
         draw,
+        "Figure 6",
     )
 
 
 FIGURES: tuple[Callable[[Learned], Picture | str], ...] = (marginals, surfaces, coefficients, embeddings, ranges)
 """All figures, in the order of the page. One that a run has not gives a sentence that says why."""
-
-
-def render(picture: Picture, kind: Literal["png", "svg"], theme: Theme) -> bytes:
-    """The figure as a file; the same bytes for the same figure."""
-    with matplotlib.rc_context({**STYLE, **THEMES[theme]}):
-        figure = Figure(figsize=(WIDTH, picture.height), layout="constrained")
-        picture.draw(figure)
-        file = io.BytesIO()
-        no_date: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-        figure.savefig(file, format=kind, dpi=200, metadata=no_date)
-    return file.getvalue()
 
 
 # What several figures have.

@@ -18,7 +18,8 @@ from distributed.checkpoint import FORMAT, LEARNED, MANIFEST, folder_of
 from distributed.config import Recipe
 from distributed.inspect import inspect, read_learned
 from distributed.metrics_file import MetricsFile
-from distributed.pages.learned_loss import FIGURES, embeddings, marginals, ranges, render, surfaces
+from distributed.pages.learned_loss import FIGURES, embeddings, marginals, ranges, surfaces
+from distributed.pages.pictures import render
 from models.errors import UserError
 from models.meltr.bilevel import LearnedLoss
 from models.meltr.config import MELTRConfig
