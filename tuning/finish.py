@@ -8,8 +8,7 @@ from distributed.tracking import open_run
 from tuning.config import SweepConfig
 from tuning.held_out import SPLITS, scores_of_run
 from tuning.page import write_page, write_pictures
-from tuning.plots import Sweep
-from tuning.records import Record, best_of
+from tuning.records import Record, Sweep, best_of
 from tuning.results import table_of, write_best, write_csv
 from tuning.runner import Runner
 
