@@ -31,7 +31,8 @@ def load_recipe(path: Path, overrides: Sequence[str], schema: type[T], folder: P
     """Reads a recipe, applies `dotted.key=value` overrides in their order (the last one wins) and checks everything.
 
     `path` is a file, or the bare name of a file in `folder` (default: distributed/recipes). Values are YAML 1.2; a part
-    of a dotted key may be a position in a list. Raises UserError with one line for whatever is wrong with the file or an override.
+    of a dotted key may be a position in a list. Raises UserError with one line for whatever is wrong with the file or
+    an override.
     """
     file = find_recipe(path, folder)
     try:

@@ -79,7 +79,7 @@ class PopulationBased(PopulationBasedTraining):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         # Tune refuses it beside a search algorithm, lest that should learn from values that change: ours does not.
-        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)  # type: ignore[arg-type]
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         values = explore(trial_to_clone.config["values"], self.space, self.resample, self.random)

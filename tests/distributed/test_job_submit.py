@@ -15,7 +15,7 @@ import pytest
 
 from distributed import checkpoint
 from distributed.recipe_file import dump_recipe
-from tests.distributed.conftest import ROOT
+from tests.conftest import ROOT
 from tests.support.small_runs import small_recipe
 
 pytestmark = pytest.mark.slow

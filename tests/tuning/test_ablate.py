@@ -32,9 +32,9 @@ def write_table(path: Path, recipe: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-ADAM = {"name": "Adam", "values": {"optimiser.name": "adam"}, "published": [1.0, None, 3.0]}
-LARS = {"name": "LARS"}
-ABSENT = {"name": "Magic", "missing": "nobody has it", "published": [9.0, None, None]}
+ADAM: dict[str, Any] = {"name": "Adam", "values": {"optimiser.name": "adam"}, "published": [1.0, None, 3.0]}
+LARS: dict[str, Any] = {"name": "LARS"}
+ABSENT: dict[str, Any] = {"name": "Magic", "missing": "nobody has it", "published": [9.0, None, None]}
 
 
 @pytest.fixture

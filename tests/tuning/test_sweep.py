@@ -17,7 +17,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from distributed.config import Recipe
+from distributed.config import AlignmentRecipe, Recipe
 from distributed.metrics_file import read_metrics
 from distributed.recipe_file import load_recipe
 from models.errors import UserError
@@ -60,16 +60,12 @@ def records_of(path: Path) -> list[Record]:
 
 def check_run(record: Record, data: Path) -> None:
     """The run of a trial has every step once, with the losses that its recipe gives in one process without Ray."""
-    recipe = load_recipe(record.run / "recipe.yaml", [], Recipe)
-    assert {ETA: recipe.optimiser.eta, SMOOTHING: recipe.training.label_smoothing} | record.values == {  # type: ignore[attr-defined]
-        ETA: recipe.optimiser.eta,
-        SMOOTHING: recipe.training.label_smoothing,  # type: ignore[attr-defined]
-    }
+    recipe = load_recipe(record.run / "recipe.yaml", [], AlignmentRecipe)
+    values = {ETA: recipe.optimiser.eta, SMOOTHING: recipe.training.label_smoothing}
+    assert {**values, **record.values} == values
     logged = read_metrics(record.run / "metrics.jsonl")
     assert [line["step"] for line in logged] == list(range(1, len(logged) + 1))
-    values = {ETA: recipe.optimiser.eta, "training.epochs": recipe.training.epochs}
-    values[SMOOTHING] = recipe.training.label_smoothing  # type: ignore[attr-defined]
-    alone = small_recipe(data, record.run / "alone", values)
+    alone = small_recipe(data, record.run / "alone", {**values, "training.epochs": recipe.training.epochs})
     (course,) = on_workers(1, train_all, [alone], len(logged))[0]
     assert [line["loss"] for line in logged] == pytest.approx(course.losses, rel=1e-5)
     told = {line["epoch"]: line["selected"] for line in logged if "selected" in line}
