@@ -194,19 +194,15 @@ def overrides_of(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
-def base_recipe(config: SweepConfig) -> Recipe:
-    """The recipe that all trials start from, in the sweep's folder.
+def base_recipe(config: SweepConfig, path: Path | None = None) -> Recipe:
+    """The recipe that all trials start from, in the sweep's folder. `path`: where it is read, if not at its source.
 
     Raises:
         UserError: the recipe is wrong, or `fixed` or `resources` do not go with it.
     """
-    resources = {
-        f"scaling.{key}": value
-        for key, value in config.resources.model_dump().items()
-        if value is not None and key in type(config.resources).model_fields
-    }
+    resources = {f"scaling.{key}": value for key, value in config.resources.model_dump().items() if value is not None}
     values = {**config.fixed, **resources, "storage": str(config.folder), "tracking.group": config.name}
-    return load_recipe(config.recipe, [*overrides_of(values), f"name={config.name}"], Recipe)
+    return load_recipe(path or config.recipe, [*overrides_of(values), f"name={config.name}"], Recipe)
 
 
 def check_space(config: SweepConfig, file: Path) -> None:

@@ -19,8 +19,11 @@ HeldOut = Mapping[str, Mapping[str, Mapping[str, float]]]
 """By trial, split and name of the score."""
 
 
-def finish(config: SweepConfig, runner: Runner) -> None:
-    """Writes everything into the sweep's folder; what earlier sessions wrote is replaced."""
+def finish(config: SweepConfig, runner: Runner, over: bool) -> None:
+    """Writes everything into the sweep's folder; what earlier sessions wrote is replaced.
+
+    `over`: all trials are; else nothing is scored, and W&B hears nothing yet.
+    """
     records = runner.records()
     write_csv(config.folder / "results.csv", records, config.mode)
     best = best_of(records, config.mode)
@@ -30,8 +33,9 @@ def finish(config: SweepConfig, runner: Runner) -> None:
     recipe = runner.recipe(best.number, best.values)
     write_best(config.folder / "best.yaml", records, config.mode, recipe, config.metric)
     base = records[0] if config.base and records[0].course else None
-    scores = held_out(runner, best, base)
-    print(scores_table(scores))
+    scores = held_out(runner, best, base) if over else {}
+    if scores:
+        print(scores_table(scores))
     print(cost(records))
     sweep = Sweep(
         name=config.name,
@@ -45,7 +49,8 @@ def finish(config: SweepConfig, runner: Runner) -> None:
     write_pictures(config.folder / "plots", sweep)
     page = config.folder / "sweep.html"
     write_page(page, sweep, scores)
-    _summarise(config, runner, records, scores)
+    if over:
+        _summarise(config, runner, records, scores)
     print(f"results:  {config.folder / 'results.csv'}")
     print(f"best:     python -m distributed.train {config.folder / 'best.yaml'}")
     print(f"page:     file://{page}")

@@ -54,7 +54,7 @@ class Runner:
         """`trials`: how many there may be in all; `propose`: their values."""
         self.config, self.journal, self.trials, self.propose, self.watcher = config, journal, trials, propose, watcher
         self.began = time.monotonic()
-        self.base = load_recipe(config.folder / RECIPE, [], Recipe)
+        self.base = load_recipe(config.folder / RECIPE, [f"storage={config.folder}"], Recipe)
         self.concurrent = 1
         self.halted = False
         """Whether the time is up, or the user has interrupted: what still runs is to be gone on with."""
@@ -118,8 +118,9 @@ class Runner:
 
     def recipe(self, number: int, values: Mapping[str, Any]) -> Recipe:
         """The recipe of a trial. Raises UserError for values that do not go together."""
-        path = self.config.folder / RECIPE
-        return load_recipe(path, [*overrides_of(values), f"name={self.name(number)}"], Recipe)
+        folder = self.config.folder
+        places = [f"storage={folder}", f"name={self.name(number)}"]
+        return load_recipe(folder / RECIPE, [*overrides_of(values), *places], Recipe)
 
     def tune_config(self, number: int, values: Mapping[str, Any]) -> dict[str, Any]:
         """What a trial's process is told. Raises UserError for values that do not go together."""

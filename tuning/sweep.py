@@ -67,8 +67,9 @@ def begun(file: Path, overrides: Sequence[str], fixed: Sequence[str]) -> SweepCo
 
 
 def lay_out(config: SweepConfig) -> None:
-    """Writes the base recipe and the sweep itself into the sweep's folder."""
-    recipe = base_recipe(config)
+    """Writes the base recipe and the sweep itself into the sweep's folder; a base recipe that is there stays in use."""
+    kept = config.folder / RECIPE
+    recipe = base_recipe(config, kept if kept.exists() else None)
     config.folder.mkdir(parents=True, exist_ok=True)
     for name, model in ((RECIPE, recipe), (SWEEP, config)):  # the sweep last: with it there is a sweep
         with atomic_path(config.folder / name) as temporary:
@@ -128,7 +129,7 @@ def run(config: SweepConfig) -> None:
             runner = Runner(config, journal, trials, propose, table)
             over = runner.run()
         print(table.summary())
-        finish(config, runner)
+        finish(config, runner, over)
     if not over:
         print(f"{runner.unfinished()} trials are still to be run: python -m tuning.sweep --resume {config.folder}")
         sys.exit(130)
