@@ -65,9 +65,9 @@ def begun(file: Path, overrides: Sequence[str], fixed: Sequence[str]) -> SweepCo
     return config
 
 
-def lay_out(config: SweepConfig) -> None:
-    """Writes the base recipe and the sweep itself into the sweep's folder."""
-    recipe = base_recipe(config)
+def lay_out(config: SweepConfig, source: Path | None = None) -> None:
+    """Writes the base recipe and the sweep itself into the sweep's folder. `source`: of the recipe, if not its file."""
+    recipe = base_recipe(config.model_copy(update={"recipe": source or config.recipe}))
     config.folder.mkdir(parents=True, exist_ok=True)
     for name, model in ((RECIPE, recipe), (SWEEP, config)):  # the sweep last: with it there is a sweep
         with atomic_path(config.folder / name) as temporary:
@@ -84,20 +84,21 @@ def resumed(name: str, file: Path | None, overrides: Sequence[str], fixed: Seque
     if not (folder / SWEEP).exists():
         raise UserError(f"{folder / SWEEP}: no such file; expected the folder of a sweep, or its name below runs/")
     before = load_recipe(folder / SWEEP, [], SweepConfig)
-    before = before.model_copy(update={"storage": folder.absolute().parent})
     now = load_sweep(file or folder / SWEEP, overrides, fixed)
     then, today = dict(_leaves(before.identity())), dict(_leaves(now.identity()))
-    changed = sorted(key for key in then.keys() | today.keys() if then.get(key) != today.get(key))
+    keys = then.keys() | today.keys()
+    changed = sorted(key for key in keys if then.get(key, ...) != today.get(key, ...))
     if changed:
         key = changed[0]
+        was, would_be = (repr(leaves[key]) if key in leaves else "nothing" for leaves in (then, today))
         raise UserError(
-            f"{folder}: began with {key} = {then.get(key)!r}, and would go on with {today.get(key)!r}"
+            f"{folder}: began with {key} = {was}, and would go on with {would_be}"
             + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
             + "; only budget and resources may change. Undo it, or begin another sweep with name=..."
         )
-    config = now.model_copy(update={"storage": before.storage})
-    if config != before:
-        lay_out(config)
+    config = now.model_copy(update={"storage": folder.absolute().parent})
+    # The recipe as the sweep began with it, whatever has become of its file; the folder may have been moved.
+    lay_out(config, folder / RECIPE)
     return config
 
 
