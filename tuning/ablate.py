@@ -21,10 +21,9 @@ from distributed.config import Recipe
 from distributed.metrics_file import read_metrics
 from distributed.progress import duration
 from distributed.recipe_file import load_recipe
-from distributed.recipe_yaml import parse_yaml
 from models.data.files import atomic_path
 from models.errors import UserError
-from tuning.config import BudgetConfig, ResourcesConfig, SweepConfig, base_recipe, overrides_of
+from tuning.config import BudgetConfig, ResourcesConfig, SweepConfig, base_recipe, overrides_of, set_values
 from tuning.held_out import scores_of_run
 from tuning.journal import Journal
 from tuning.progress import LiveTable
@@ -48,17 +47,14 @@ def ablate(arguments: Sequence[str]) -> None:
     parser.add_argument("--concurrent", type=int, help="runs at a time (default: as many as the cluster holds)")
     parser.add_argument("--workers", type=int, help="of a run")
     options = parser.parse_args(arguments)
-    if options.seeds is not None and options.seeds < 1:
-        raise UserError(f"--seeds should be at least 1; found {options.seeds}")
+    for option in ("seeds", "concurrent", "workers"):
+        number = getattr(options, option)
+        if number is not None and number < 1:
+            raise UserError(f"--{option} should be at least 1; found {number}")
     tables = {path.stem: load_table(path) for path in options.tables}
     if len({table.recipe for table in tables.values()}) > 1:
         raise UserError("these tables are of different recipes: run them one command each")
-    fixed = {}
-    for text in options.set:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set: expected dotted.key=value, found {text!r}")
-        fixed[key] = parse_yaml(value)[0]
+    fixed = set_values(options.set)
     recipe = next(iter(tables.values())).recipe
     config = SweepConfig(
         name=f"ablate-{recipe.stem}",

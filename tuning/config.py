@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 
 from distributed.config import Recipe
 from distributed.recipe_file import PathField, find_recipe, load_recipe
-from distributed.recipe_yaml import parse_yaml
+from distributed.recipe_yaml import YamlError, parse_yaml
 from models.config import StrictConfig
 from models.errors import UserError
 from tuning.records import Mode
-from tuning.space import ParameterConfig, drawn, probes
+from tuning.space import ParameterConfig, drawn, one_of, probes, settled
 
 COMBINATIONS = 50
 """How many are tried before a value counts as wrong in all of them."""
@@ -128,9 +128,11 @@ class SweepConfig(StrictConfig):
     def _possible(self) -> Self:
         above: list[str] = []
         for key, parameter in self.space.items():
-            for parent in parameter.when:
+            for parent, wanted in parameter.when.items():
                 if parent not in above:
                     raise ValueError(f"space: {key!r} depends on {parent!r}, which must be a key of the space above it")
+                if not any(value in (self.space[parent].finite or ()) for value in one_of(wanted)):
+                    raise ValueError(f"space: {key!r} depends on {parent!r} being {wanted!r}, which it never is")
             if key in self.fixed:
                 raise ValueError(f"{key!r} is in fixed and in space: leave it out of one")
             if self.searcher.name == "grid" and parameter.finite is None:
@@ -170,23 +172,35 @@ def load_sweep(path: Path, overrides: Sequence[str], fixed: Sequence[str]) -> Sw
         UserError: one line for whatever is wrong with it.
     """
     config = load_recipe(path, overrides, SweepConfig, SPACES)
-    if not config.space:
-        raise UserError(f"{find_recipe(path, SPACES)}: the space is empty: name at least one recipe key below `space`")
-    if not fixed:
+    values = set_values(fixed)
+    space = settled(config.space, values)
+    if not space:
+        raise UserError(
+            f"{find_recipe(path, SPACES)}: the space is empty: name at least one recipe key below `space` that --set "
+            "leaves free"
+        )
+    if not values:
         return config
-    values = {}
-    for text in fixed:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--set: expected dotted.key=value, found {text!r}")
-        values[key], _ = parse_yaml(value)
-    space = {key: parameter for key, parameter in config.space.items() if key not in values}
     changed = {
         **config.model_dump(),
         "fixed": config.fixed | values,
         "space": {k: p.model_dump() for k, p in space.items()},
     }
     return SweepConfig.model_validate(changed)
+
+
+def set_values(texts: Sequence[str]) -> dict[str, Any]:
+    """What `--set key=value` says, by key. Raises UserError."""
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UserError(f"--set: expected dotted.key=value, found {text!r}")
+        try:
+            values[key], _ = parse_yaml(value)
+        except YamlError as error:
+            raise UserError(f"--set: {key!r}: {error}; found {value!r}") from error
+    return values
 
 
 def overrides_of(values: Mapping[str, Any]) -> list[str]:
@@ -200,9 +214,14 @@ def base_recipe(config: SweepConfig, path: Path | None = None) -> Recipe:
     Raises:
         UserError: the recipe is wrong, or `fixed` or `resources` do not go with it.
     """
+    return load_recipe(path or config.recipe, overrides_of(_shared(config)), Recipe)
+
+
+def _shared(config: SweepConfig) -> dict[str, Any]:
+    """What all trials have in place of the recipe's values."""
     resources = {f"scaling.{key}": value for key, value in config.resources.model_dump().items() if value is not None}
-    values = {**config.fixed, **resources, "storage": str(config.folder), "tracking.group": config.name}
-    return load_recipe(path or config.recipe, [*overrides_of(values), f"name={config.name}"], Recipe)
+    own = {"name": config.name, "storage": str(config.folder), "tracking.group": config.name}
+    return {**config.fixed, **resources, **own}
 
 
 def check_space(config: SweepConfig, file: Path) -> None:
@@ -218,9 +237,8 @@ def check_space(config: SweepConfig, file: Path) -> None:
         lines = {}
 
     def problem_of(values: Mapping[str, Any]) -> UserError | None:
-        shared = [*overrides_of(config.fixed), f"storage={config.folder}", f"name={config.name}"]
         try:
-            load_recipe(config.recipe, [*shared, *overrides_of(values)], Recipe)
+            load_recipe(config.recipe, [*overrides_of(_shared(config)), *overrides_of(values)], Recipe)
         except UserError as error:
             return error
         return None

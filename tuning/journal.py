@@ -5,15 +5,17 @@ resumed sweep has done, and holds nothing that would have to be unpickled.
 """
 
 import fcntl
+import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, Self, cast
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
 from models.errors import UserError
@@ -56,7 +58,10 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder / "lock")
-            drop_half_line(file)
+        except OSError as error:
+            raise UserError(f"{file}: {error.strerror or error}") from error
+        try:
+            drop_half_begun(file)
             self._storage = storage = JournalStorage(JournalFileBackend(str(file), lock_obj=cast(Any, _Unlocked())))
             direction: Literal["maximize", "minimize"] = "maximize" if mode == "max" else "minimize"
             self._study = optuna.create_study(
@@ -66,8 +71,10 @@ class Journal:
                 load_if_exists=True,
             )
         except OSError as error:
+            self.close()
             raise UserError(f"{file}: {error.strerror or error}") from error
         except (ValueError, KeyError) as error:
+            self.close()
             raise UserError(f"{file}: damaged: {' '.join(str(error).split())[:200]}") from error
         self._open: dict[int, optuna.Trial] = {}
         self._waiting = [trial.number for trial in self._frozen() if trial.state == TrialState.RUNNING]
@@ -99,8 +106,9 @@ class Journal:
         else:
             return None
         if "values" not in trial.user_attrs:
-            trial.set_user_attr("values", propose(trial.number, trial))
+            values = propose(trial.number, trial)
             trial.set_user_attr("begun", time.time())
+            trial.set_user_attr("values", values)  # last: with them the trial has begun
         self._open[trial.number] = trial
         return trial.number, dict(trial.user_attrs["values"])
 
@@ -112,17 +120,23 @@ class Journal:
         return optuna.samplers.RandomSampler(seed=seed)
 
     def result(self, number: int, epoch: int, value: float, figures: Mapping[str, Any], seconds: float) -> None:
-        """Keeps the metric of one more evaluation; `seconds` of this session."""
+        """Keeps the metric of one more evaluation; `seconds` of this session.
+
+        An epoch that is known is told again by a trial that died, whose first telling counts, and by one that took over
+        another's weights, whose newest does.
+        """
         trial = self._open[number]
         if not math.isfinite(value):
             raise ValueError(f"metric {value}")
+        if "since" not in trial.user_attrs and epoch in self._frozen()[number].intermediate_values:
+            return
         before = trial.user_attrs.get("best")
         if before is None or (value > before if self.mode == "max" else value < before):
             trial.set_user_attr("best", value)
             trial.set_user_attr("figures", {**figures, "epoch": epoch})
         self._spend(number, "seconds", seconds)
         self._spend(number, "training_seconds", float(figures.get("training_seconds", 0.0)))
-        # Not `report`, which keeps the first: a trial that took over another's weights may see an epoch again.
+        # Not `report`, which always keeps the first.
         self._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
 
     def _spend(self, number: int, what: str, seconds: float) -> None:
@@ -196,12 +210,25 @@ def _locked(path: Path) -> IO[str]:
     return file
 
 
-def drop_half_line(path: Path) -> None:
-    """Removes what a kill in the middle of a line has left at the end of a file."""
+def drop_half_begun(path: Path) -> None:
+    """Removes what a kill has left at the end of a journal: half a line, and a trial that has no values yet; the same
+    will be drawn for it again."""
     if not path.exists():
         return
     with path.open("r+b") as file:
-        text = file.read()
-        whole = text.rfind(b"\n") + 1
-        if whole != len(text):
-            file.truncate(whole)
+        lines = file.read().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            del lines[-1]
+        file.truncate(sum(map(len, lines[: _half_begun(lines)])))
+
+
+def _half_begun(lines: Sequence[bytes]) -> int:
+    """Where the lines of a trial without values begin. There is at most one, at the end, as nothing else is written
+    before it has them."""
+    for index in range(len(lines) - 1, -1, -1):
+        line = json.loads(lines[index])
+        if "values" in line.get("user_attr", {}):
+            break
+        if line.get("op_code") == JournalOperation.CREATE_TRIAL:
+            return index
+    return len(lines)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -25,6 +25,14 @@ Past = Mapping[int, Sequence[tuple[int, float]]]
 """The course of every trial so far, by number."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Over:
+    """A trial of the past, as far as schedulers look at it."""
+
+    trial_id: str
+    config: Mapping[str, int]
+
+
 class _Remembering:
     """Tells a scheduler what happened before it was made, and keeps it off the base recipe."""
 
@@ -39,13 +47,16 @@ class _Remembering:
     def replay(self, numbers: Sequence[int]) -> None:
         """The courses of trials that are over."""
         for number in numbers:
-            trial = SimpleNamespace(trial_id=f"past-{number}", config={"number": number}, status="TERMINATED")
-            self.on_trial_add(None, trial)
+            self.on_trial_add(None, _Over(f"past-{number}", {"number": number}))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)  # type: ignore[misc]
         for epoch, value in self.past.get(trial.config["number"], ()):
-            super().on_trial_result(tune_controller, trial, {"epoch": epoch, "value": value})  # type: ignore[misc]
+            self._recall(trial, {"epoch": epoch, "value": value})
+
+    def _recall(self, trial: Any, result: dict[str, Any]) -> None:
+        """A result on which it has been decided already."""
+        super().on_trial_result(None, trial, result)  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision: str = super().on_trial_result(tune_controller, trial, result)  # type: ignore[misc]
@@ -58,6 +69,29 @@ class ASHA(_Remembering, AsyncHyperBandScheduler):
 
 class MedianStopping(_Remembering, MedianStoppingRule):
     """Stops what is below the median of the others' running averages."""
+
+    def _recall(self, trial: Any, result: dict[str, Any]) -> None:
+        self._results[trial].append(result)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if not self._is_news(trial, result):
+            return TrialScheduler.CONTINUE
+        decision = super().on_trial_result(tune_controller, trial, result)
+        self._stopped_trials.discard(trial)  # Tune's expects no more of what it stopped, and the base recipe goes on
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if self._is_news(trial, result):
+            self._recall(trial, result)
+
+    def _is_news(self, trial: Any, result: dict[str, Any]) -> bool:
+        """Tune's would count a result twice that is told again, and fall over one without a value."""
+        known = self._results.get(trial)
+        return "value" in result and (not known or known[-1]["epoch"] < result["epoch"])
+
+    def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        """Tune's would pause the run in favour of those that wait, and start it anew later."""
+        return TrialScheduler.CONTINUE
 
 
 class PopulationBased(PopulationBasedTraining):
@@ -101,8 +135,11 @@ def _explored(parameter: ParameterConfig, value: Any, anew: bool, source: random
         options = parameter.finite or []
         place = options.index(value) + source.choice((-1, 1))
         return options[min(max(place, 0), len(options) - 1)]
-    moved = min(max(value * source.choice((0.8, 1.2)), bounds[0]), bounds[1])
-    return round(moved) if parameter.randint is not None else moved
+    share = source.choice((-0.2, 0.2))
+    step = value * share
+    if parameter.randint is not None:
+        step = round(step) or (1 if share > 0 else -1)  # else a small number would never change
+    return min(max(value + step, bounds[0]), bounds[1])
 
 
 def scheduler_of(
@@ -114,7 +151,7 @@ def scheduler_of(
     """The scheduler of a sweep with these trials behind it. It maximises `value`."""
     sign = 1 if config.mode == "max" else -1
     past = {r.number: [(epoch, sign * value) for epoch, value in r.course] for r in records}
-    over = [r.number for r in records if r.state in ("finished", "stopped")]
+    over = [r.number for r in records if r.state != "running"]
     spared = 0 if config.base else None
     scheduler = config.scheduler
     if isinstance(config.searcher, PBTConfig):

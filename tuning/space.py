@@ -65,10 +65,7 @@ class ParameterConfig(StrictConfig):
 
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether `when` is met by the values of the keys above."""
-        return all(
-            key in values and values[key] in (wanted if isinstance(wanted, list) else [wanted])
-            for key, wanted in self.when.items()
-        )
+        return all(key in values and values[key] in one_of(wanted) for key, wanted in self.when.items())
 
     def sample(self, key: str, trial: optuna.Trial) -> Any:
         """A value, drawn by the sampler of the trial's study."""
@@ -82,6 +79,23 @@ class ParameterConfig(StrictConfig):
 
 
 Space = Mapping[str, ParameterConfig]
+
+
+def one_of(wanted: Any) -> list[Any]:
+    """The values that an entry of `when` allows."""
+    return wanted if isinstance(wanted, list) else [wanted]
+
+
+def settled(space: Space, values: Mapping[str, Any]) -> dict[str, ParameterConfig]:
+    """What of a space still varies where some keys have these values once and for all."""
+    left: dict[str, ParameterConfig] = {}
+    for key, parameter in space.items():
+        decided = {parent: wanted for parent, wanted in parameter.when.items() if parent in values}
+        undecided = {parent: wanted for parent, wanted in parameter.when.items() if parent not in values}
+        met = parameter.model_copy(update={"when": decided}).holds(values)
+        if key not in values and met and undecided.keys() <= left.keys():
+            left[key] = parameter.model_copy(update={"when": undecided})
+    return left
 
 
 def sample(space: Space, trial: optuna.Trial, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +132,7 @@ def conditions(space: Space, key: str) -> dict[str, Any]:
     """Values of other keys under which `key` varies."""
     needed: dict[str, Any] = {}
     for parent, wanted in space[key].when.items():
-        needed |= conditions(space, parent) | {parent: wanted[0] if isinstance(wanted, list) else wanted}
+        needed |= conditions(space, parent) | {parent: one_of(wanted)[0]}
     return needed
 
 

@@ -86,20 +86,20 @@ def resumed(name: str, file: Path | None, overrides: Sequence[str], fixed: Seque
     if not (folder / SWEEP).exists():
         raise UserError(f"{folder / SWEEP}: no such file; expected the folder of a sweep, or its name below runs/")
     before = load_recipe(folder / SWEEP, [], SweepConfig)
-    before = before.model_copy(update={"storage": folder.absolute().parent})
     now = load_sweep(file or folder / SWEEP, overrides, fixed)
     then, today = dict(_leaves(before.identity())), dict(_leaves(now.identity()))
-    changed = sorted(key for key in then.keys() | today.keys() if then.get(key) != today.get(key))
+    keys = then.keys() | today.keys()
+    changed = sorted(key for key in keys if then.get(key, ...) != today.get(key, ...))
     if changed:
         key = changed[0]
+        was, would_be = (repr(leaves[key]) if key in leaves else "nothing" for leaves in (then, today))
         raise UserError(
-            f"{folder}: began with {key} = {then.get(key)!r}, and would go on with {today.get(key)!r}"
+            f"{folder}: began with {key} = {was}, and would go on with {would_be}"
             + (f" (and {len(changed) - 1} more)" if len(changed) > 1 else "")
             + "; only budget and resources may change. Undo it, or begin another sweep with name=..."
         )
-    config = now.model_copy(update={"storage": before.storage})
-    if config != before:
-        lay_out(config)
+    config = now.model_copy(update={"storage": folder.absolute().parent})
+    lay_out(config)  # the folder may have been moved
     return config
 
 
