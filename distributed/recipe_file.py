@@ -61,8 +61,8 @@ def find_recipe(path: Path, folder: Path | None = None) -> Path:
     if file.is_file():
         return file
     present = sorted(found.stem if bare else found.name for found in file.parent.glob("*.y*ml"))
-    listed = f"recipes there: {', '.join(present)}" if present else "there are no recipes beside it"
-    raise UserError(f"{file}: no such recipe{_nearest(path.name, present) or ';'} {listed}")
+    listed = f"there are: {', '.join(present)}" if present else "there is nothing beside it"
+    raise UserError(f"{file}: no such file{_nearest(path.name, present) or ';'} {listed}")
 
 
 def dump_recipe(model: BaseModel) -> str:

@@ -45,7 +45,7 @@ def ablate(arguments: Sequence[str]) -> None:
     parser.add_argument("--storage", type=Path, default=Path("runs"))
     parser.add_argument("--to", type=Path, help="where the tables go (default: the ablation's folder)")
     parser.add_argument("--concurrent", type=int, help="runs at a time (default: as many as the cluster holds)")
-    parser.add_argument("--workers", type=int, help="of a run")
+    parser.add_argument("--workers", type=int, default=1, help="of a run (default: 1; the numbers are the same)")
     options = parser.parse_args(arguments)
     for option in ("seeds", "concurrent", "workers"):
         number = getattr(options, option)

@@ -142,6 +142,13 @@ class SweepConfig(StrictConfig):
                     f"space: {key!r} is a grid, which searcher.name={self.searcher.name!r} does not go "
                     "through; use choice"
                 )
+            if hidden := [name for name in (*self.fixed, *above) if name.startswith(f"{key}.")]:
+                raise ValueError(
+                    f"space: {key!r} replaces {hidden[0]!r} with all else below it; leave that out, or put "
+                    "it below in space"
+                )
+            if self.searcher.name == "pbt" and parameter.when:
+                raise ValueError(f"space: {key!r} has a condition, which searcher.name='pbt' does not look at")
             if self.searcher.name == "pbt" and key not in MUTABLE:
                 raise ValueError(
                     f"space: {key!r} cannot change while a run is under way, as searcher.name='pbt' has "

@@ -72,7 +72,7 @@ def test_recipe(recipe: Path, override: str, message: str) -> None:
 
 
 def test_recipe_that_is_not_there(tmp_path: Path) -> None:
-    assert error_of(tmp_path / "none.yaml") == f"{tmp_path}/none.yaml: no such recipe; there are no recipes beside it"
+    assert error_of(tmp_path / "none.yaml") == f"{tmp_path}/none.yaml: no such file; there is nothing beside it"
     assert "did you mean 'demo'?" in error_of("dem")
 
 

@@ -337,14 +337,14 @@ def test_not_text(tmp_path: Path) -> None:
 
 
 def test_missing_file_lists_its_neighbours(write: Any, tmp_path: Path) -> None:
-    assert "there are no recipes beside it" in message(tmp_path / "none.yaml")
+    assert "there is nothing beside it" in message(tmp_path / "none.yaml")
     write(GOOD, "neumatch_hm1.yaml")
     write(GOOD, "meltr.yaml")
     text = message(tmp_path / "neumatch_hm.yaml")
-    assert "no such recipe; did you mean 'neumatch_hm1.yaml'?" in text
-    assert "recipes there: meltr.yaml, neumatch_hm1.yaml" in text
-    assert "no such recipe" in message(tmp_path / "nowhere" / "x.yaml")
-    assert "no such recipe" in message(tmp_path)
+    assert "no such file; did you mean 'neumatch_hm1.yaml'?" in text
+    assert "there are: meltr.yaml, neumatch_hm1.yaml" in text
+    assert "no such file" in message(tmp_path / "nowhere" / "x.yaml")
+    assert "no such file" in message(tmp_path)
 
 
 def test_bare_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_bare_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "lr_0.1.yaml").write_text(GOOD)
     assert load_recipe(Path("neumatch_small"), [], Recipe).steps == 5
     assert load_recipe(Path("lr_0.1"), [], Recipe).steps == 5
-    with pytest.raises(UserError, match=r"no such recipe; did you mean 'neumatch_small'\? recipes there: lr_0.1, neu"):
+    with pytest.raises(UserError, match=r"no such file; did you mean 'neumatch_small'\? there are: lr_0.1, neu"):
         load_recipe(Path("neumatch_smal"), [], Recipe)
 
 

@@ -45,9 +45,9 @@ def python(code: str, directory: Path, **environment: str) -> subprocess.Complet
         import os, signal, sys, threading
         from pathlib import Path
         from distributed.tracking import Tracker, TrackingConfig
-        def tracker(mode="auto", **more):
+        def tracker(mode="auto", group=None, **more):
             more = {"run_name": "my run/1", "recipe": {"a": {"b": (1, 2)}}, "resume_step": -1, **more}
-            return Tracker.open(Path("out"), TrackingConfig(wandb=mode, tags=("t",)), **more)
+            return Tracker.open(Path("out"), TrackingConfig(wandb=mode, tags=("t",), group=group), **more)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(prelude) + textwrap.dedent(code)],

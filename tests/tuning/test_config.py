@@ -270,7 +270,7 @@ def test_options_of_ablate(storage: Path) -> None:
     [
         ([], "name one sweep: a YAML file, or one of tuning/spaces; or give --resume NAME"),
         (["meltr", "meltr_smoke"], "name one sweep: a YAML file, or one of tuning/spaces; or give --resume NAME"),
-        (["meltr_smok"], "meltr_smok.yaml: no such recipe; did you mean 'meltr_smoke'? recipes there: meltr, "),
+        (["meltr_smok"], "meltr_smok.yaml: no such file; did you mean 'meltr_smoke'? there are: meltr, "),
         (["FILE", "budgit.trials=3"], "FILE, on the command line: unknown key 'budgit'; did you mean 'budget'? "),
         (["FILE", "--set", "training.epochs=ten"], "'training.epochs' should be a whole number; found 'ten'"),
         (["FILE", "--set", "training.epochs"], "--set: expected dotted.key=value, found 'training.epochs'"),

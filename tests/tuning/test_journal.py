@@ -193,7 +193,14 @@ def test_changed_values_and_generations(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         begin(journal)
         assert journal.generation(0) == 0
-        journal.change(0, {"eta": 0.5}, 1)
+        for epoch in (1, 2, 3):
+            journal.result(0, epoch, 9.0, {}, float(epoch))
+        journal.change(0, {"eta": 0.5}, 1, since=1)
+        for epoch in (2, 3):  # again, with other weights
+            journal.result(0, epoch, epoch / 10, {}, 4.0)
+        (record,) = journal.records(str)
+        assert record.course == ((2, 0.2), (3, 0.3))  # what it was before is over
+        assert record.figures == {"epoch": 3}
     with opened(tmp_path) as journal:
         assert journal.generation(0) == 1
         assert begin(journal) == (0, {"eta": 0.5})

@@ -144,7 +144,7 @@ def recipe() -> Recipe:
 
 
 def made(config: SweepConfig, recipe: Recipe, records: Sequence[Record] = ()) -> Any:
-    return scheduler_of(config, recipe, records, lambda number, values: values)
+    return scheduler_of(config, recipe, records, lambda number, values, since: values)
 
 
 def records_of(play: Play, sign: int, earlier: Sequence[Record] = ()) -> list[Record]:

@@ -169,7 +169,7 @@ def values_of_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes:
     """The values that a sweep proposes, trial by trial."""
     found: list[dict[str, Any]] = []
 
-    def finish(config: Any, runner: Asking) -> None:
+    def finish(config: Any, runner: Asking, over: bool) -> None:
         found.extend(dict(record.values) for record in runner.journal.records(str))
 
     monkeypatch.setattr(tuning.sweep, "Runner", Asking)
