@@ -116,6 +116,31 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+class MetricsTail:
+    """Follows a metrics.jsonl that another process writes, and at times writes anew when its run is resumed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode, self._offset = -1, 0
+        self._records: list[dict[str, Any]] = []
+
+    def records(self) -> list[dict[str, Any]]:
+        """All whole records so far; only what is new is read."""
+        try:
+            with self._path.open("rb") as file:
+                now = os.fstat(file.fileno())
+                if now.st_ino != self._inode or now.st_size < self._offset:
+                    self._inode, self._offset, self._records = now.st_ino, 0, []
+                file.seek(self._offset)
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        self._records += filter(None, map(_record, whole.split(b"\n")))
+        return self._records
+
+
 def plain_figure(value: Any) -> Any:
     """A figure as JSON has it: numbers of any library become int or float, lists keep their shape.
 

@@ -156,21 +156,12 @@ def write_table(path: Path, table: TableConfig, runs: Mapping[str, list[Record]]
     seeds = max((len(records) for records in runs.values()), default=0)
     made = (
         f"`{command}`\n\n{len(every)} runs ({seeds} seeds a row, mean ± standard deviation), {duration(seconds)} of "
-        f"runs in all with Ray's start, on {_machine()}, {time.strftime('%Y-%m-%d')}."
+        f"runs in all with Ray's start, on {runner.journal.machine}, {time.strftime('%Y-%m-%d')}."
     )
     texts = {".md": markdown(table, figures, "\n\n".join([made, *failed])), ".csv": as_csv(table, figures)}
     for suffix, text in {**texts, ".tex": latex(table, figures)}.items():
         with atomic_path(path.with_name(path.name + suffix)) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def _machine() -> str:
-    """What the cluster has, in words."""
-    import ray
-
-    resources = ray.cluster_resources()
-    gpus = f" and {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
-    return f"{resources.get('CPU', 0):g} CPU cores{gpus}"
 
 
 def _figure(runner: Runner, record: Record, column: ColumnConfig, which: str) -> float | None:

@@ -150,6 +150,15 @@ class Journal:
         for name, value in (("values", dict(values)), ("generation", generation), ("since", since), ("best", None)):
             trial.set_user_attr(name, value)
 
+    @property
+    def machine(self) -> str:
+        """On what the newest trials were run."""
+        return str(self._study.user_attrs.get("machine", "an unknown machine"))
+
+    @machine.setter
+    def machine(self, words: str) -> None:
+        self._study.set_user_attr("machine", words)
+
     def generation(self, number: int) -> int:
         """How often a trial's values have been changed."""
         return int(self._frozen()[number].user_attrs.get("generation", 0))

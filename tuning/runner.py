@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 from distributed.config import Recipe
 from distributed.recipe_file import load_recipe
 from distributed.train import (
+    Nodes,
     check_capacity,
     nodes_of_cluster,
     prepare,
@@ -66,10 +67,13 @@ class Runner:
         Raises:
             UserError: the cluster can never hold a trial, or the data is wrong.
         """
+        if not self.unfinished():
+            return True
         start_ray(show_workers=False)
         nodes = nodes_of_cluster()
         check_capacity(self.base, nodes)
         fitting = workers_that_fit(resources_of_worker(self.base, nodes), nodes) // self.base.scaling.workers
+        self.journal.machine = machine_of(nodes)
         self.concurrent = min(self.config.budget.concurrent or fitting, fitting)
         if not self.journal.waiting and not len(self.journal):
             self._check_data()
@@ -252,6 +256,12 @@ class _Halt(tune.Stopper):
         if self.runner.time_is_up():
             self.runner.halted = True
         return self.runner.halted
+
+
+def machine_of(nodes: Nodes) -> str:
+    """What a cluster has, in words."""
+    cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+    return f"{cpus:g} CPU cores" + (f" and {gpus:g} GPUs" if gpus else "")
 
 
 def _reason(trial: Any) -> str:

@@ -18,7 +18,7 @@ from ray import tune
 from distributed import checkpoint
 from distributed.config import Recipe, recipe_from_json
 from distributed.loop import STOP
-from distributed.metrics_file import read_metrics
+from distributed.metrics_file import MetricsTail
 from distributed.train import launch, prepare
 from models.errors import UserError
 
@@ -58,6 +58,7 @@ class Trial(tune.Trainable):
         if Path(config["folder"]).is_dir():
             os.chdir(config["folder"])  # where relative paths of the recipe begin; Tune has moved elsewhere
         self.recipe = recipe_from_json(config["recipe"])
+        self.metrics = MetricsTail(self.recipe.folder / "metrics.jsonl")
         self.generation = int(config["generation"])
         self.seen = int(config["seen"])
         """The last epoch that was told."""
@@ -120,8 +121,7 @@ class Trial(tune.Trainable):
 
     def _next(self) -> dict[str, Any] | None:
         """The first evaluation that has not been told yet."""
-        path = self.recipe.folder / "metrics.jsonl"
-        records = read_metrics(path) if path.exists() else []
+        records = self.metrics.records()
         return next((r for r in records if "selected" in r and r["epoch"] > self.seen), None)
 
     def _over(self) -> bool:

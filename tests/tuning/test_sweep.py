@@ -275,6 +275,23 @@ def test_more_workers_than_the_cluster_can_hold(data: Path, tmp_path: Path) -> N
     assert records_of(path) == []
 
 
+def test_hours_of_a_budget(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What runs when the time is up is asked to stop, and goes on when resumed."""
+    budget = {"trials": 2, "concurrent": 1, "hours": 0.001}
+    path = write_sweep(tmp_path, data, {"budget": budget}, {"training.epochs": 400, "training.evaluate_every": 2})
+    folder = tmp_path / "runs" / "search"
+    with pytest.raises(SystemExit) as ended:
+        sweep([str(path)])
+    assert ended.value.code == 130
+    assert f"2 trials are still to be run: python -m tuning.sweep --resume {folder}" in capfd.readouterr().out
+    (record,) = records_of(path)
+    assert record.state == "running"
+    steps = [line["step"] for line in read_metrics(record.run / "metrics.jsonl")]
+    assert steps[-1] < 1200
+    newest = max(record.run.glob("checkpoints/step-*/manifest.json"))
+    assert json.loads(newest.read_text())["progress"]["step"] == steps[-1]
+
+
 def test_unknown_metric_fails_every_trial_and_says_what_there_is(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
