@@ -57,6 +57,8 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         if Path(config["folder"]).is_dir():
             os.chdir(config["folder"])  # where relative paths of the recipe begin; Tune has moved elsewhere
+        # A process for each run that watches for nodes about to be taken away: a trial on one is tried again anyhow.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         self.recipe = recipe_from_json(config["recipe"])
         self.metrics = MetricsTail(self.recipe.folder / "metrics.jsonl")
         self.generation = int(config["generation"])

@@ -144,6 +144,36 @@ def test_failures_are_recorded_and_stop_nothing(data: Path, tmp_path: Path) -> N
     assert killed
 
 
+def test_a_trial_whose_process_dies_is_tried_again(data: Path, tmp_path: Path) -> None:
+    """Ray Tune's part: with its process a trial loses its controller and its workers."""
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    changes = {"budget": {"trials": 1, "concurrent": 1, "retries": 1}}
+    path = write_sweep(tmp_path, data, changes, {"training.epochs": 60, "checkpoint.every_steps": 9})
+    run = tmp_path / "runs" / "search" / "search-0000"
+
+    def kill() -> None:
+        while not list(run.glob("checkpoints/*/manifest.json")):
+            time.sleep(0.01)
+        for process in psutil.process_iter(["cmdline"]):
+            if (process.info["cmdline"] or [""])[0].startswith("ray::ResourceTrainable"):
+                process.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    sweep([str(path)])
+    killer.join()
+    (record,) = records_of(path)
+    assert record.state == "finished"
+    check_run(record, data)
+    # Ray frees these by itself where its dashboard runs; the tests' cluster has none.
+    for name, group in placement_group_table().items():
+        if group["state"] == "CREATED":
+            import ray
+
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
+
+
 def _recipe_of(process: psutil.Process) -> str:
     """The run that a training worker has files of open."""
     try:
