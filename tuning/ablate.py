@@ -170,7 +170,7 @@ def _figure(runner: Runner, record: Record, column: ColumnConfig, which: str) ->
         return None
     kind, _, name = column.figure.partition("/")
     if kind in ("test", "validation"):
-        return scores_of_run(runner.recipe(record.number, record.values), which).get(column.figure)
+        return scores_of_run(runner.recipe(record.number, record.values), which, [kind]).get(column.figure)
     epochs = [r for r in read_metrics(record.run / "metrics.jsonl") if "epoch" in r]
     if column.figure == "seconds_an_epoch":
         return float(epochs[-1]["training_seconds"]) / float(epochs[-1]["epoch"])
