@@ -1,6 +1,7 @@
 """What a finished run scores on validation and test, computed once and kept in its folder."""
 
 import json
+from collections.abc import Sequence
 
 from distributed.config import Recipe
 from distributed.evaluate import scores_of, task_of_run
