@@ -19,9 +19,9 @@ SHOWN = 20
 class LiveTable:
     """On a terminal a table that is drawn again in place; elsewhere a line for every trial that begins or ends."""
 
-    def __init__(self, title: str, metric: str, mode: Mode, trials: int, epochs: int, concurrent: int = 1) -> None:
+    def __init__(self, title: str, metric: str, mode: Mode, trials: int, epochs: int) -> None:
         self.title, self.metric, self.mode = title, metric, mode
-        self.trials, self.epochs, self.concurrent = trials, epochs, concurrent
+        self.trials, self.epochs = trials, epochs
         self.console = Console(highlight=False)
         self.records: list[Record] = []
         self.began, self.before = time.monotonic(), -1
