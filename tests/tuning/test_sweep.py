@@ -207,7 +207,7 @@ def driver(path: Path, output: Path, *arguments: object) -> Iterator[subprocess.
 
 
 def test_killed_driver_loses_no_trial_and_runs_none_twice(data: Path, tmp_path: Path) -> None:
-    changes = {"budget": {"trials": 5, "concurrent": 2}, "seed": 3}
+    changes = {"budget": {"trials": 4, "concurrent": 2}, "seed": 3}
     path = write_sweep(tmp_path, data, changes, {"training.epochs": 8, "checkpoint.every_steps": 3})
     folder, output = tmp_path / "runs" / "search", tmp_path / "output"
     source = random.Random(7)
@@ -227,12 +227,12 @@ def test_killed_driver_loses_no_trial_and_runs_none_twice(data: Path, tmp_path: 
     with driver(path, output, "--resume", folder) as process:
         assert process.wait() == 0, output.read_text()
     records = records_of(path)
-    assert [record.state for record in records] == ["finished"] * 5
+    assert [record.state for record in records] == ["finished"] * 4
     # The same trials as of a sweep that nothing disturbs, and of each every step once.
     (tmp_path / "calm").mkdir()
-    calm = write_sweep(tmp_path / "calm", data, {**changes, "budget": {"trials": 5}})
+    calm = write_sweep(tmp_path / "calm", data, {**changes, "budget": {"trials": 4}})
     config = load_sweep(calm, [], [])
-    assert [record.values for record in records] == drawn(config, 5)
+    assert [record.values for record in records] == drawn(config, 4)
     for record in records:
         check_run(record, data)
 
