@@ -113,7 +113,7 @@ def _header(table: TableConfig) -> list[str]:
 
 def _notes(table: TableConfig) -> list[str]:
     missing = [f"{row.name}: not run; {row.missing}" for row in table.rows if row.missing]
-    return [f"Published: {table.source}. {table.difference}", *missing]
+    return [f"Published figures: {table.source}. {table.difference}", *missing]
 
 
 def markdown(table: TableConfig, figures: Figures, made: str) -> str:

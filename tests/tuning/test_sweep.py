@@ -27,6 +27,7 @@ from tests.support.workers import on_workers
 from tuning.config import load_sweep
 from tuning.journal import Journal
 from tuning.records import Record
+from tuning.runner import Runner
 from tuning.sweep import sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
@@ -305,9 +306,12 @@ def test_more_workers_than_the_cluster_can_hold(data: Path, tmp_path: Path) -> N
     assert records_of(path) == []
 
 
-def test_hours_of_a_budget(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What runs when the time is up is asked to stop, and goes on when resumed."""
-    budget = {"trials": 2, "concurrent": 1, "hours": 0.001}
+def test_hours_of_a_budget(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs when the time is up, here after the first result, is asked to stop, and is still to be run."""
+    monkeypatch.setattr(Runner, "time_is_up", lambda runner: any(record.course for record in runner.records()))
+    budget = {"trials": 2, "concurrent": 1, "hours": 1.0}
     path = write_sweep(tmp_path, data, {"budget": budget}, {"training.epochs": 400, "training.evaluate_every": 2})
     folder = tmp_path / "runs" / "search"
     with pytest.raises(SystemExit) as ended:

@@ -87,7 +87,7 @@ def test_markdown(table: TableConfig) -> None:
         "| plain | 0.1 | 4 |  |  |",
         "| theirs | - | - | 50.0 |  |",
         "",
-        "Published: A paper, Table 1. Other data.",
+        "Published figures: A paper, Table 1. Other data.",
         "",
         "theirs: not run; the weights are not public",
         "",
@@ -110,7 +110,7 @@ def test_latex(table: TableConfig) -> None:
     assert latex(table, FIGURES).split("\n") == [
         r"\begin{table}",
         r"\centering",
-        r"\caption{Losses \& weights\_100\%. Published: A paper, Table 1. Other data.}",
+        r"\caption{Losses \& weights\_100\%. Published figures: A paper, Table 1. Other data.}",
         r"\begin{tabular}{lrrrr}",
         r"\toprule",
         r" & R@1|a & seconds & R@1|a, published & seconds, published \\",
