@@ -67,6 +67,7 @@ class Runner:
         Raises:
             UserError: the cluster can never hold a trial, or the data is wrong.
         """
+        self.watcher.update(self.records())
         if not self.unfinished():
             return True
         start_ray(show_workers=False)
@@ -77,7 +78,6 @@ class Runner:
         self.concurrent = min(self.config.budget.concurrent or fitting, fitting)
         if not self.journal.waiting and not len(self.journal):
             self._check_data()
-        self.watcher.update(self.records())
         _configure_tune()
         tuner = tune.Tuner(
             tune.with_resources(Trial, HOST),
