@@ -128,6 +128,21 @@ def one(kind: dict[str, Any], key: str = ETA) -> dict[str, Any]:
             {"searcher": {"name": "pbt"}, "base": False, "budget": {"trials": 1}},
             "searcher.name='pbt' needs base=false and at least 2 budget.trials",
         ),
+        (
+            {
+                "searcher": {"name": "pbt"},
+                "base": False,
+                "space": {
+                    "combiner.gamma": {"choice": [0.1, 1.0]},
+                    "combiner.rate": {"uniform": [0.1, 0.2], "when": {"combiner.gamma": 0.1}},
+                },
+            },
+            "'combiner.rate' has a condition, which searcher.name='pbt' does not look at",
+        ),
+        (
+            {"fixed": {"combiner.gamma": 0.1}, **one({"choice": [{"name": "sum"}]}, "combiner")},
+            "'combiner' replaces 'combiner.gamma' with all else below it",
+        ),
         ({"searcher": {"name": "tpr"}}, "did you mean 'tpe'?"),
         ({"budget": {"trials": 0}}, "'budget.trials' should be greater than or equal to 1; found 0"),
     ],
