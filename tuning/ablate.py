@@ -173,7 +173,9 @@ def _figure(runner: Runner, record: Record, column: ColumnConfig, which: str) ->
         return scores_of_run(runner.recipe(record.number, record.values), which, [kind]).get(column.figure)
     epochs = [r for r in read_metrics(record.run / "metrics.jsonl") if "epoch" in r]
     if column.figure == "seconds_an_epoch":
-        return float(epochs[-1]["training_seconds"]) / float(epochs[-1]["epoch"])
+        # Not of its training_seconds, which begin anew where a run was resumed.
+        last, batch = epochs[-1], runner.recipe(record.number, record.values).training.batch_size
+        return float(last["step"]) / float(last["epoch"]) * batch / float(last["samples_per_second"])
     values = [float(r[name]) for r in epochs[-column.last_epochs :] if name in r]
     return sum(values) / len(values) if values else None
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 ROOT = Path(__file__).parents[2]
 ETA, SMOOTHING = "optimiser.eta", "training.label_smoothing"
+
+
+def own_processes(name: str) -> list[psutil.Process]:
+    """Those of this process's own cluster whose title begins so; other clusters may run on the machine."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if (process.cmdline() or [""])[0].startswith(name):
+                found.append(process)
+    return found
 
 
 def write_sweep(folder: Path, data: Path, changes: dict[str, Any], recipe: dict[str, Any] | None = None) -> Path:
@@ -126,9 +136,8 @@ def test_failures_are_recorded_and_stop_nothing(data: Path, tmp_path: Path) -> N
     def kill() -> None:
         while not list(run.glob("checkpoints/*/manifest.json")):
             time.sleep(0.01)
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or [""]
-            if words[0].startswith("ray::RayTrainWorker") and _recipe_of(process) == "search-0000":
+        for process in own_processes("ray::RayTrainWorker"):
+            if _recipe_of(process) == "search-0000":
                 process.kill()
                 killed.append(process.pid)
 
@@ -156,9 +165,8 @@ def test_a_trial_whose_process_dies_is_tried_again(data: Path, tmp_path: Path) -
     def kill() -> None:
         while not list(run.glob("checkpoints/*/manifest.json")):
             time.sleep(0.01)
-        for process in psutil.process_iter(["cmdline"]):
-            if (process.info["cmdline"] or [""])[0].startswith("ray::ResourceTrainable"):
-                process.kill()
+        for process in own_processes("ray::ResourceTrainable"):
+            process.kill()
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
