@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from models.optim.schedule import PlateauState, after_epoch, rate_factor
 from models.recompute import recompute
 from models.tasks.task import Task
 
+RESERVED = "placement_group"
+"""The file in a run's folder that names what Ray has reserved for its workers: should the process that reserved it die,
+whoever starts the run again can free it."""
 STOP = "stop"
 """A file of this name in its folder ends a run after its step, with a checkpoint from which it can go on."""
 
@@ -216,6 +220,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     A user's mistake comes back as {"error": line}, so that Ray neither retries it nor prints a traceback.
     """
     import ray.train.torch
+    import ray.util
 
     if Path(settings["folder"]).is_dir():
         os.chdir(settings["folder"])
@@ -224,6 +229,10 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(scaling.threads_per_worker or max(1, int(scaling.cpus_per_worker)))
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())
+    reserved = ray.util.get_current_placement_group()
+    if ray.train.get_context().get_world_rank() == 0 and reserved is not None:
+        with suppress(OSError):  # a full disk, of which the log will tell
+            (recipe.folder / RESERVED).write_text(reserved.id.hex(), encoding="utf-8")
     try:
         return run(recipe)
     except UserError as error:
