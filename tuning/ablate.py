@@ -154,8 +154,9 @@ def write_table(path: Path, table: TableConfig, runs: Mapping[str, list[Record]]
     seconds = sum(record.seconds for record in every)
     failed = [f"run {record.number} failed: {record.reason}" for record in every if record.state == "failed"]
     seeds = max((len(records) for records in runs.values()), default=0)
+    spread = f"{seeds} seeds a row, mean ± standard deviation" if seeds > 1 else "1 seed a row"
     made = (
-        f"`{command}`\n\n{len(every)} runs ({seeds} seeds a row, mean ± standard deviation), {duration(seconds)} of "
+        f"`{command}`\n\n{len(every)} runs ({spread}), {duration(seconds)} of "
         f"runs in all with Ray's start, on {runner.journal.machine}, {time.strftime('%Y-%m-%d')}."
     )
     texts = {".md": markdown(table, figures, "\n\n".join([made, *failed])), ".csv": as_csv(table, figures)}
