@@ -59,3 +59,8 @@ def duration(seconds: float) -> str:
         if whole >= long:
             return f"{whole // long}{names[0]}{whole % long // short:02d}{names[1]}"
     return f"{whole}s"
+
+
+def short(value: object) -> str:
+    """A figure with four digits; anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -17,6 +17,7 @@ from distributed import checkpoint
 from distributed.command import main_of
 from distributed.config import Recipe
 from distributed.loop import STOP, train_worker
+from distributed.progress import short
 from distributed.recipe_file import dump_recipe, load_recipe
 from distributed.tasks import prepare_task
 from models.data.files import atomic_path
@@ -153,12 +154,8 @@ def train(arguments: Sequence[str]) -> None:
     recipe = load_recipe(options.recipe, options.overrides, Recipe)
     prepare(recipe)
     figures = launch(recipe)
-    print(f"finished {recipe.name}: " + ", ".join(f"{k} {_short(v)}" for k, v in figures.items()))
+    print(f"finished {recipe.name}: " + ", ".join(f"{k} {short(v)}" for k, v in figures.items()))
     print(f"run folder: {recipe.folder}\nscore it:   python -m distributed.evaluate {recipe.folder}")
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

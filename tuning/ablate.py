@@ -25,11 +25,9 @@ from models.data.files import atomic_path
 from models.errors import UserError
 from tuning.config import BudgetConfig, ResourcesConfig, SweepConfig, base_recipe, overrides_of, set_values
 from tuning.held_out import scores_of_run
-from tuning.journal import Journal
-from tuning.progress import LiveTable
 from tuning.records import Record
-from tuning.runner import RECIPE, Runner
-from tuning.sweep import lay_out
+from tuning.runner import Runner
+from tuning.sweep import lay_out, session
 from tuning.tables import ColumnConfig, RowConfig, TableConfig, as_csv, latex, load_table, markdown
 
 PLAN = "plan.json"
@@ -110,12 +108,7 @@ def run_tables(
     def propose(number: int, trial: optuna.Trial) -> dict[str, Any]:
         return plan[number]
 
-    epochs = load_recipe(config.folder / RECIPE, [], Recipe).training.epochs
-    with Journal(config.folder, config.mode, config.searcher, config.seed) as journal:
-        with LiveTable(config.name, config.metric, config.mode, len(plan), epochs) as live:
-            runner = Runner(config, journal, len(plan), propose, live)
-            over = runner.run()
-        print(live.summary())
+    with session(config, len(plan), propose) as (runner, over):
         records = {_key(plan[record.number]): record for record in runner.records()}
         folder = to or config.folder / "tables"
         for name, table in tables.items():

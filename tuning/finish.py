@@ -1,22 +1,18 @@
 """The end of a sweep's session: files, pictures, page, the best against the base recipe, and W&B's summary run."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.metrics_file import warn
 from distributed.tracking import open_run
 from tuning.config import SweepConfig
 from tuning.held_out import SPLITS, scores_of_run
-from tuning.page import write_page, write_pictures
+from tuning.page import HeldOut, write_page, write_pictures
 from tuning.records import Record, Sweep, best_of
 from tuning.results import table_of, write_best, write_csv
 from tuning.runner import Runner
 
 if TYPE_CHECKING:
     import wandb
-
-HeldOut = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""By trial, split and name of the score."""
 
 
 def finish(config: SweepConfig, runner: Runner, over: bool) -> None:

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from distributed.progress import duration
+from distributed.progress import duration, short
 from tuning.records import Mode, Record, best_of
 
 EVERY_S = 0.5
@@ -79,7 +78,7 @@ class LiveTable:
         best = best_of(self.records, self.mode)
         for record in self._rows():
             style = "bold green" if record is best else "dim" if record.state in ("failed", "stopped") else None
-            table.add_row(*self._cells(record), *(_short(record.values.get(key, "")) for key in keys), style=style)
+            table.add_row(*self._cells(record), *(short(record.values.get(key, "")) for key in keys), style=style)
         return table
 
     def _rows(self) -> Sequence[Record]:
@@ -105,14 +104,10 @@ class LiveTable:
         ]
 
     def _line(self, record: Record) -> str:
-        values = " ".join(f"{key}={_short(value)}" for key, value in record.values.items()) or "the base recipe"
+        values = " ".join(f"{key}={short(value)}" for key, value in record.values.items()) or "the base recipe"
         if record.state == "running":
             return f"trial {record.number} begins: {values}"
         value = record.best(self.mode)
         figure = "" if value is None else f" {self.metric} {value:.4g}"
         why = f" ({record.reason})" if record.reason else ""
         return f"trial {record.number} {record.state}{figure} after {duration(record.seconds)}{why}; {self.summary()}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,6 +10,11 @@ Mode = Literal["max", "min"]
 State = Literal["running", "finished", "stopped", "failed"]
 
 
+def sign(mode: Mode) -> int:
+    """What a metric is multiplied with so that more is better."""
+    return 1 if mode == "max" else -1
+
+
 @dataclass(frozen=True)
 class Record:
     """One trial of a sweep."""
@@ -47,8 +52,7 @@ def best_of(records: Sequence[Record], mode: Mode) -> Record | None:
     scored = [(r, value) for r in records if r.state != "failed" and (value := r.best(mode)) is not None]
     if not scored:
         return None
-    sign = 1 if mode == "max" else -1
-    return max(scored, key=lambda pair: (sign * pair[1], -pair[0].number))[0]
+    return max(scored, key=lambda pair: (sign(mode) * pair[1], -pair[0].number))[0]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import optuna
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -26,16 +25,13 @@ from distributed.train import (
 )
 from models.errors import UserError
 from tuning.config import SweepConfig, overrides_of
-from tuning.journal import Journal
-from tuning.records import Record
+from tuning.journal import Journal, Propose
+from tuning.records import Record, sign
 from tuning.schedulers import scheduler_of
 from tuning.trial import Trial
 
 RECIPE = "recipe.yaml"
 """The base recipe as the sweep began with it, in its folder."""
-Propose = Callable[[int, optuna.Trial], dict[str, Any]]
-
-
 HOST = {"memory": 1.0}
 """A byte: Tune must reserve something for a trial's process, and the CPUs belong to the trial's workers."""
 
@@ -135,7 +131,7 @@ class Runner:
             "generation": self.journal.generation(number),
             "recipe": self.recipe(number, values).model_dump_json(),
             "metric": self.config.metric,
-            "sign": 1 if self.config.mode == "max" else -1,
+            "sign": sign(self.config.mode),
             "seen": max((epoch for epoch, _ in record.course), default=0),
             "keep": self.config.searcher.name == "pbt",
             "folder": str(Path.cwd()),
@@ -213,8 +209,7 @@ class _Recorder(tune.Callback):
     ) -> None:
         number = trial.config["number"]
         if "value" in result:
-            sign = 1 if self.runner.config.mode == "max" else -1
-            value, figures = sign * result["value"], json.loads(result["figures"])
+            value, figures = sign(self.runner.config.mode) * result["value"], json.loads(result["figures"])
             self.runner.journal.result(number, result["epoch"], value, figures, self._seconds(number))
         self._tell()
 

@@ -17,7 +17,7 @@ from ray.tune.schedulers import (
 
 from distributed.config import Recipe
 from tuning.config import PBTConfig, SweepConfig
-from tuning.records import Record
+from tuning.records import Record, sign
 from tuning.space import ParameterConfig, Space
 
 Changed = Callable[[int, dict[str, Any], int], dict[str, Any]]
@@ -150,8 +150,7 @@ def scheduler_of(
     changed: Changed,
 ) -> TrialScheduler:
     """The scheduler of a sweep with these trials behind it. It maximises `value`."""
-    sign = 1 if config.mode == "max" else -1
-    past = {r.number: [(epoch, sign * value) for epoch, value in r.course] for r in records}
+    past = {r.number: [(epoch, sign(config.mode) * value) for epoch, value in r.course] for r in records}
     over = [r.number for r in records if r.state != "running"]
     spared = 0 if config.base else None
     scheduler = config.scheduler

@@ -10,7 +10,8 @@ trials as they are. Results lie in STORAGE/NAME: results.csv, best.yaml, plots/,
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from models.data.files import atomic_path
 from models.errors import UserError
 from tuning.config import SweepConfig, base_recipe, check_space, load_sweep
 from tuning.finish import finish
-from tuning.journal import Journal
+from tuning.journal import Journal, Propose
 from tuning.progress import LiveTable
 from tuning.runner import RECIPE, Runner
 from tuning.space import grid, sample
@@ -123,16 +124,23 @@ def run(config: SweepConfig) -> None:
         point = points[(number - base) % len(points)] if points else {}
         return dict(point) if config.searcher.name == "grid" else sample(config.space, trial, point)
 
+    with session(config, trials, propose) as (runner, over):
+        finish(config, runner, over)
+    if not over:
+        print(f"{runner.unfinished()} trials are still to be run: python -m tuning.sweep --resume {config.folder}")
+        sys.exit(130)
+
+
+@contextmanager
+def session(config: SweepConfig, trials: int, propose: Propose) -> Iterator[tuple[Runner, bool]]:
+    """Runs what is left, under a live table -> the runner, whose journal stays open, and whether all are over."""
     epochs = load_recipe(config.folder / RECIPE, [], Recipe).training.epochs
     with Journal(config.folder, config.mode, config.searcher, config.seed) as journal:
         with LiveTable(config.name, config.metric, config.mode, trials, epochs) as table:
             runner = Runner(config, journal, trials, propose, table)
             over = runner.run()
         print(table.summary())
-        finish(config, runner, over)
-    if not over:
-        print(f"{runner.unfinished()} trials are still to be run: python -m tuning.sweep --resume {config.folder}")
-        sys.exit(130)
+        yield runner, over
 
 
 if __name__ == "__main__":

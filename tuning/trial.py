@@ -150,8 +150,10 @@ class Trial(tune.Trainable):
 
     def _adapt(self) -> None:
         """Makes the run's own checkpoint one of a recipe that has changed since."""
+        if not self.generation:
+            return
         found = checkpoint.newest(self.recipe.folder, warn=False)
-        if found is not None and self.generation:
+        if found is not None:
             try:
                 checkpoint.check_recipe(found, self.recipe.trajectory())
             except UserError:

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 
 from models.data.files import atomic_path
 
+HEAD = Path(__file__).parent / "head.html"
+"""What pages of pictures begin with: their safety, and their look."""
 WIDTH = 6.4
 """Of a figure, in inches: narrow enough that its text can be read on a phone."""
 
@@ -85,9 +87,11 @@ def section(picture: Picture, light: bytes, dark: bytes, remark: str = "") -> st
 
 
 def write_filled(path: Path, template: Path, slots: Mapping[str, str]) -> None:
-    """Writes `template` with HTML in place of each {{slot}} to `path`, whole or not at all."""
+    """Writes `template` with HTML in place of each {{slot}}, and HEAD in that of {{head}}, to `path`, whole or not at
+    all."""
+    text = template.read_text(encoding="utf-8").replace("{{head}}", HEAD.read_text(encoding="utf-8"))
     # One pass, so that a slot's name inside a name stays what it is.
     pattern = r"\{\{(" + "|".join(slots) + r")\}\}"
-    page = re.sub(pattern, lambda slot: slots[slot[1]], template.read_text(encoding="utf-8"))
+    page = re.sub(pattern, lambda slot: slots[slot[1]], text)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
