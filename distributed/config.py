@@ -57,13 +57,20 @@ class ScalingConfig(StrictConfig):
     """What Ray is asked for. Nothing here changes the numbers."""
 
     workers: int = Field(default=1, ge=1)
+    min_workers: int | None = Field(default=None, ge=1)
+    """Makes a run elastic: it begins with as many workers as there is room for, from this number to `workers`, goes on
+    with those that are left when a node vanishes, and takes more when nodes come. The global batch stays the same."""
+    resize_interval_s: float = Field(default=30, ge=1)
+    """How often an elastic run that works looks for room for more workers; to take them it starts anew, from a
+    checkpoint that it writes first."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
     """Default: one where the cluster has a GPU for every worker, else none."""
     cpus_per_worker: float = Field(default=1, gt=0)
     threads_per_worker: int | None = Field(default=None, ge=1)
     """CPU threads of PyTorch; default: cpus_per_worker."""
     max_failures: int = Field(default=3, ge=0)
-    """How often a run whose worker died starts again from its newest checkpoint."""
+    """How often in a row, without a new checkpoint in between, a run whose workers died starts again. Nodes that were
+    taken away with a warning do not count."""
     collective_timeout_s: int = Field(default=600, ge=5)
 
 
@@ -116,6 +123,9 @@ class Recipe(StrictConfig):
                     f"optimiser.rates names {name!r}; the parts of this network are {', '.join(self.COMPONENTS)}"
                 )
         shares = self.scaling.workers * self.engine.accumulation
+        least, most = self.scaling.min_workers, self.scaling.workers
+        if least is not None and least > most:
+            raise ValueError(f"scaling.min_workers={least} is more than scaling.workers={most}; lower it")
         if shares > self.training.batch_size:
             raise ValueError(
                 f"training.batch_size={self.training.batch_size} cannot be shared by scaling.workers="
@@ -130,11 +140,17 @@ class Recipe(StrictConfig):
         """Where the run lives."""
         return self.storage.absolute() / self.name
 
+    def micro_batches(self, workers: int) -> int:
+        """Into how many parts each of so many workers cuts its share of a batch."""
+        share = -(-self.training.batch_size // workers)
+        most = self.engine.micro_batch
+        return max(self.engine.accumulation, 1 if most is None else -(-share // most))
+
     def trajectory(self) -> dict[str, Any]:
         """The part that decides the numbers: a checkpoint may only be continued under the same."""
         elsewhere = {"name", "storage", "scaling", "checkpoint", "tracking", "decoding"}
         part = self.model_dump(mode="json", exclude=elsewhere)
-        for key in ("zero_stage", "accumulation", "activation_checkpointing"):
+        for key in ("zero_stage", "accumulation", "micro_batch", "activation_checkpointing"):
             part["engine"].pop(key)
         part["data"].pop("root")
         for key in ("evaluate_every", "log_every"):
@@ -162,8 +178,8 @@ def _check_learned(combiner: MELTRConfig, engine: EngineConfig) -> None:
             "differences of losses or gradients need engine.precision=fp32 (in bf16 they give the wrong sign): use it, "
             "or combiner.scheme=aid_fp_lite with combiner.way=per_task or forward_mode"
         )
-    if engine.accumulation > 1 and combiner.meta_fraction < 1:
-        raise ValueError("combiner.meta_fraction below 1 needs engine.accumulation=1")
+    if not engine.whole and combiner.meta_fraction < 1:
+        raise ValueError("combiner.meta_fraction below 1 needs engine.accumulation=1 and no engine.micro_batch")
 
 
 DIFFERENCES = ("finite_difference", "one_sided_difference")
@@ -184,10 +200,10 @@ class AlignmentRecipe(Recipe):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         sbn = isinstance(self.model, NeuMATCHConfig) and self.model.normalisation == "sbn"
-        if sbn and self.engine.accumulation > 1:
+        if sbn and not self.engine.whole:
             raise ValueError(
                 "model.normalisation='sbn' needs the statistics of the whole batch at once: set engine.accumulation=1 "
-                "(and use more workers if memory is short)"
+                "and no engine.micro_batch (and use more workers if memory is short)"
             )
         if self.engine.activation_checkpointing:
             raise ValueError("engine.activation_checkpointing: NeuMATCH has no blocks to recompute; set it false")
@@ -207,10 +223,10 @@ class ClassificationRecipe(Recipe):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.engine.accumulation > 1:
+        if not self.engine.whole:
             raise ValueError(
                 "model.name='resnet' normalises over the whole batch at once: set engine.accumulation=1 "
-                "(and use more workers if memory is short)"
+                "and no engine.micro_batch (and use more workers if memory is short)"
             )
         if self.init_from is not None:
             raise ValueError("init_from reads exports of alignment runs; this task has none yet")

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
+from distributed.operators import build_operators
 from distributed.shards import Shards, Slice, shards_of
 from models.config import StrictConfig
 from models.freezing import frozen_weights
@@ -24,8 +25,16 @@ class EngineConfig(StrictConfig):
     """bf16 keeps fp32 master weights; DeepSpeed has them from ZeRO stage 1 on, so stage 0 then runs as stage 1."""
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches a step. Losses with in-batch negatives see the whole batch still; SBN needs it at once: 1."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """At most so many samples of a worker at a time; `accumulation` grows where the share of a worker is larger, as it
+    is after an elastic run has lost workers."""
     activation_checkpointing: bool = False
     """Keep only the inputs of a network's blocks and compute the rest again in the backward pass."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a worker sees its share of a batch at once."""
+        return self.accumulation == 1 and self.micro_batch is None
 
 
 class Engine:
@@ -47,6 +56,7 @@ class Engine:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         import deepspeed  # the accelerator is chosen at import
 
+        build_operators()
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
         shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
         bf16 = config.precision == "bf16"

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,13 @@ from distributed.combining import Combiner, Step
 from distributed.config import Recipe, recipe_from_json
 from distributed.engine import Engine
 from distributed.export import read_export
+from distributed.liveness import Liveness, in_collective
 from distributed.machine import EngineMachine
-from distributed.progress import Progress
+from distributed.metrics_file import read_metrics
+from distributed.nodes import Nodes
+from distributed.progress import Progress, duration
+from distributed.reservation import note_reservation
+from distributed.signals import Asked, Signals
 from distributed.tasks import load_task
 from distributed.tracking import Tracker
 from models.errors import UserError
@@ -31,12 +35,6 @@ from models.normalisation import synchronise
 from models.optim.schedule import PlateauState, after_epoch, rate_factor
 from models.recompute import recompute
 from models.tasks.task import Task
-
-RESERVED = "placement_group"
-"""The file in a run's folder that names what Ray has reserved for its workers: should the process that reserved it die,
-whoever starts the run again can free it."""
-STOP = "stop"
-"""A file of this name in its folder ends a run after its step, with a checkpoint from which it can go on."""
 
 
 @dataclass
@@ -83,10 +81,10 @@ class Trainer:
         synchronise(network, self.collectives)
         if recipe.engine.activation_checkpointing:
             recompute(network.blocks())
-        engine = recipe.engine
+        micro_batches = recipe.micro_batches(self.workers)
         if task.whole_batch:
-            network.micro_batches = engine.accumulation
-            engine = engine.model_copy(update={"accumulation": 1})
+            network.micro_batches, micro_batches = micro_batches, 1
+        engine = recipe.engine.model_copy(update={"accumulation": micro_batches})
         self.engine = Engine(network.to(self.device), engine, recipe.optimiser, task.component)
         self.machine = EngineMachine(self.engine)
         self.combiner = Combiner(recipe.combiner, task, recipe.seed, self.device)
@@ -220,7 +218,6 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     A user's mistake comes back as {"error": line}, so that Ray neither retries it nor prints a traceback.
     """
     import ray.train.torch
-    import ray.util
 
     if Path(settings["folder"]).is_dir():
         os.chdir(settings["folder"])
@@ -229,10 +226,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(scaling.threads_per_worker or max(1, int(scaling.cpus_per_worker)))
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())
-    reserved = ray.util.get_current_placement_group()
-    if ray.train.get_context().get_world_rank() == 0 and reserved is not None:
-        with suppress(OSError):  # a full disk, of which the log will tell
-            (recipe.folder / RESERVED).write_text(reserved.id.hex(), encoding="utf-8")
+    if ray.train.get_context().get_world_rank() == 0:
+        note_reservation(recipe.folder)
     try:
         return run(recipe)
     except UserError as error:
@@ -240,11 +235,53 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
-    """Trains to the end -> the last figures."""
-    trainer = Trainer(recipe, _load(recipe))
-    state, training = trainer.state, recipe.training
-    tracker = None
+    """Trains to the end, or until it is asked to stop -> the last figures.
+
+    Raises:
+        RuntimeError: a collective failed or took too long; the message names whom the others waited for.
+    """
+    nodes = Nodes.gather()
+    liveness = Liveness(nodes.own, recipe.scaling.collective_timeout_s / 3, _say)
+    try:
+        trainer = Trainer(recipe, _load(recipe))
+        signals = Signals(recipe.folder, trainer.device, nodes.leaving, _say)
+        try:
+            return _train(trainer, signals, liveness)
+        finally:
+            signals.close()
+    except RuntimeError as error:
+        if not in_collective(error):
+            raise
+        what = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise RuntimeError(f"step {liveness.step}: the workers lost each other ({what}): {liveness.late()}") from error
+    finally:
+        liveness.close()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _resumed(trainer: Trainer) -> dict[str, float | list[float]]:
+    """Says where the run goes on -> what the break has cost: steps to be repeated, and seconds without training."""
+    state, log = trainer.state, trainer.recipe.folder / "metrics.jsonl"
+    before = read_metrics(log)[-1:] if log.exists() else []
+    text = f"resumed from step {state.step} (epoch {state.epoch + 1}) on {trainer.workers} workers"
+    cost: dict[str, float | list[float]] = {}
+    for record in before:
+        repeated, seconds = max(0, record["step"] - state.step), max(0.0, time.time() - record["time"])
+        cost = {"repeated_steps": repeated, "seconds_without_training": round(seconds, 1)}
+        text += f": {duration(seconds)} after its last figures, {repeated} steps to repeat"
+    _say(text)
+    return cost
+
+
+def _train(trainer: Trainer, signals: Signals, liveness: Liveness) -> dict[str, Any]:
+    recipe, state, training = trainer.recipe, trainer.state, trainer.recipe.training
+    tracker, cost = None, dict[str, float | list[float]]()
     if trainer.rank == 0:
+        if state.step:
+            cost = _resumed(trainer)
         tracker = Tracker.open(
             recipe.folder,
             recipe.tracking,
@@ -252,15 +289,14 @@ def run(recipe: Recipe) -> dict[str, Any]:
             recipe=recipe.model_dump(mode="json"),
             resume_step=state.step if state.step else -1,
         )
-        if state.step:
-            print(f"resumed from step {state.step} (epoch {state.epoch + 1}) on {trainer.workers} workers", flush=True)
     progress = Progress(trainer.total_steps, state.step, training.batch_size, trainer.batches)
     started, began = time.monotonic(), state.step
     while state.epoch < training.epochs:
         loss, encoded = trainer.train_step()
         if trainer.engine.lars.norms is not None:
             trainer.norms.append(trainer.engine.lars.norms)
-        figures: dict[str, float | list[float]] = {}
+        liveness.step = state.step
+        figures, cost = cost, {}
         if state.step % training.log_every == 0 or training.log_every == 1:
             figures |= {"loss": loss, "rate": trainer.engine.rate, **trainer.figures}
         elif trainer.combiner.learned is not None:  # what a learned loss does is of interest at every step
@@ -286,25 +322,23 @@ def run(recipe: Recipe) -> dict[str, Any]:
             best = ("validation mean", state.best) if state.best is not None else None
             progress.update(state.step, loss, trainer.engine.rate, best)
         every = recipe.checkpoint.every_steps
-        stopped = not last and state.step % training.log_every == 0 and stop_asked(recipe.folder)
+        asked = signals.asked()
+        if asked == Asked.GIVE_WAY:
+            raise UserError(f"{recipe.folder}: this run was started again elsewhere, and goes on there")
+        stopped = asked == Asked.STOP and not last
         due = ended and (state.epoch % recipe.checkpoint.every_epochs == 0 or state.best_step == state.step)
-        if last or stopped or due or (every is not None and state.step % every == 0):
+        if last or asked or due or (every is not None and state.step % every == 0):
             folder = trainer.save()
             if folder is None and state.best_step == state.step:
                 state.best, state.best_step = before  # the best is what can be loaded again
+            signals.saved()
             report(trainer, folder)
         if stopped:
             break
     if tracker is not None:
         tracker.close()
-    return {"step": state.step, **state.figures, **_best(recipe, state)}
-
-
-def stop_asked(run: Path) -> bool:
-    """Whether somebody has put a file named `stop` into the run's folder; the same on every worker. Collective."""
-    asked = [dist.get_rank() == 0 and (run / STOP).exists()]
-    dist.broadcast_object_list(asked)
-    return asked[0]
+    result = {"step": state.step, **state.figures, **_best(recipe, state)}
+    return result if state.epoch == training.epochs else {**result, "stopped": True}
 
 
 def _load(recipe: Recipe) -> Task:

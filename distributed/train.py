@@ -8,20 +8,29 @@ Checks everything that can be checked, then launches. The same command again con
 import argparse
 import logging
 import os
+import signal
+import sys
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from distributed import checkpoint
+from distributed.alone import check_alone
 from distributed.command import main_of
 from distributed.config import Recipe
-from distributed.loop import STOP, train_worker
+from distributed.loop import train_worker
 from distributed.progress import short
 from distributed.recipe_file import dump_recipe, load_recipe
+from distributed.reservation import free_reservation
+from distributed.signals import SAVE, STOP
 from distributed.tasks import prepare_task
 from models.data.files import atomic_path
 from models.errors import UserError
+
+STOPPED = 143
+"""The exit code of a run that was asked to stop: that of a process ended by SIGTERM."""
 
 
 def prepare(recipe: Recipe) -> None:
@@ -30,11 +39,13 @@ def prepare(recipe: Recipe) -> None:
     Raises:
         UserError: for whatever is wrong, before anything is launched.
     """
+    check_alone(recipe.folder)
     found = checkpoint.newest(recipe.folder, warn=False)
     if found is not None:
         checkpoint.check_recipe(found, recipe.trajectory())
     prepare_task(recipe, begun=found is not None)
-    (recipe.folder / STOP).unlink(missing_ok=True)
+    for name in (STOP, SAVE):
+        (recipe.folder / name).unlink(missing_ok=True)
     with atomic_path(recipe.folder / "recipe.yaml") as temporary:
         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
 
@@ -44,36 +55,92 @@ def launch(recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         UserError: the cluster can never hold the workers, or a worker found a mistake.
+        ray.train.TrainingFailedError: workers died more often in a row than the recipe lets them.
     """
+    _settings(recipe)
+    import ray.train
+
+    start_ray()
+    nodes = nodes_of_cluster()
+    resources = resources_of_worker(recipe, nodes)
+    check_capacity(recipe, nodes)
+    free_reservation(recipe.folder)
+    while True:
+        reached = _newest_step(recipe)
+        try:
+            figures: dict[str, Any] = getattr(_trainer(recipe, resources).fit(), "return_value", None) or {}
+            break
+        except ray.train.WorkerGroupError:
+            # Ray counts all failures of a run. Those that it went on from are no reason to give it up.
+            if _newest_step(recipe) <= reached:
+                raise
+            print("the workers died again, after a new checkpoint: the run goes on from there", flush=True)
+    if "error" in figures:
+        raise UserError(figures["error"])
+    return figures
+
+
+def _settings(recipe: Recipe) -> None:
+    """What Ray Train reads from the environment."""
     # Ray would otherwise show every printed line twice: as output and as a log record.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     # How often Ray looks at its workers: a run's end is noticed that much later.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # Ray's own barrier, at which workers report, would wait for ever for one that hangs.
+    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", str(recipe.scaling.collective_timeout_s))
+    if recipe.scaling.min_workers is not None:
+        # An elastic group may be planned on a node that has just died; until Ray sees that, it waits for that long.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+
+
+def _newest_step(recipe: Recipe) -> int:
+    found = checkpoint.newest(recipe.folder, warn=False)
+    return -1 if found is None else found.step
+
+
+def _trainer(recipe: Recipe, resources: Mapping[str, float]) -> Any:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    start_ray()
-    scaling, nodes = recipe.scaling, nodes_of_cluster()
-    resources = resources_of_worker(recipe, nodes)
-    gpus = resources.get("GPU", 0.0)
-    check_capacity(recipe, nodes)
-    trainer = TorchTrainer(
+    from distributed.resizing import SaveBeforeResizing
+
+    scaling, gpus = recipe.scaling, resources.get("GPU", 0.0)
+    elastic = scaling.min_workers is not None and scaling.min_workers < scaling.workers
+    return TorchTrainer(
         cast(Callable[[dict[str, Any]], None], train_worker),  # what it returns comes back as `return_value`
         train_loop_config={"recipe": recipe.model_dump_json(), "folder": str(Path.cwd())},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=scaling.collective_timeout_s),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=scaling.workers, use_gpu=gpus > 0, resources_per_worker=resources
+        scaling_config=cast(Any, ray.train.ScalingConfig)(  # typed as it was before it became elastic
+            num_workers=(scaling.min_workers or 1, scaling.workers) if elastic else scaling.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker=dict(resources),
+            elastic_resize_monitor_interval_s=scaling.resize_interval_s,
         ),
         run_config=ray.train.RunConfig(
             name=recipe.name,
             storage_path=str(recipe.storage.absolute()),
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
+            callbacks=cast(Any, [SaveBeforeResizing(str(recipe.folder))] if elastic else []),
         ),
     )
-    figures: dict[str, Any] = getattr(trainer.fit(), "return_value", None) or {}
-    if "error" in figures:
-        raise UserError(figures["error"])
-    return figures
+
+
+@contextmanager
+def stopping_when_asked(recipe: Recipe) -> Iterator[None]:
+    """Within, SIGTERM (`ray job stop`, a shutdown) ends the run after its step, with a checkpoint. A second one does
+    what it did before."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, before)
+        (recipe.folder / STOP).touch()
+        print("asked to stop: the run ends after its step, with a checkpoint", flush=True)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def start_ray(show_workers: bool = True) -> None:
@@ -129,19 +196,20 @@ def workers_that_fit(resources: Mapping[str, float], nodes: Nodes) -> int:
 
 def check_capacity(recipe: Recipe, nodes: Nodes) -> None:
     """Raises UserError where the cluster can never hold a run's workers, for which Ray would wait for ever."""
-    workers, resources = recipe.scaling.workers, resources_of_worker(recipe, nodes)
+    workers, resources = recipe.scaling.min_workers or recipe.scaling.workers, resources_of_worker(recipe, nodes)
+    key = "scaling.workers" if recipe.scaling.min_workers is None else "scaling.min_workers"
     for name, each in resources.items():
         there = sum(node.get(name, 0.0) for node in nodes)
         if workers * each > there + 1e-6:
             raise UserError(
                 f"scaling asks for {workers * each:g} {name}s ({workers} workers), but this cluster has {there:g}; "
-                f"lower scaling.workers or scaling.{name.lower()}s_per_worker"
+                f"lower {key} or scaling.{name.lower()}s_per_worker"
             )
     if (fitting := workers_that_fit(resources, nodes)) < workers:
         taken = " and ".join(f"{amount:g} {name}s" for name, amount in resources.items())
         raise UserError(
-            f"scaling.workers={workers} with {taken} each: the {len(nodes)} nodes of this cluster hold {fitting} such "
-            "workers, for a worker cannot be spread over nodes; lower scaling.workers or what each takes"
+            f"{key}={workers} with {taken} each: the {len(nodes)} nodes of this cluster hold {fitting} such "
+            f"workers, for a worker cannot be spread over nodes; lower {key} or what each takes"
         )
 
 
@@ -153,7 +221,12 @@ def train(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     recipe = load_recipe(options.recipe, options.overrides, Recipe)
     prepare(recipe)
-    figures = launch(recipe)
+    start_ray()
+    with stopping_when_asked(recipe):  # after Ray, which has a handler of its own
+        figures = launch(recipe)
+    if figures.get("stopped"):
+        print(f"stopped {recipe.name} at step {figures['step']}, with a checkpoint; the same command goes on")
+        sys.exit(STOPPED)
     print(f"finished {recipe.name}: " + ", ".join(f"{k} {short(v)}" for k, v in figures.items()))
     print(f"run folder: {recipe.folder}\nscore it:   python -m distributed.evaluate {recipe.folder}")
 

@@ -13,34 +13,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from distributed import checkpoint
 from distributed.config import Recipe, recipe_from_json
-from distributed.loop import RESERVED, STOP
 from distributed.metrics_file import MetricsTail
+from distributed.signals import STOP
 from distributed.train import launch, prepare
 from models.errors import UserError
 
 POLL_S = 0.2
 ENDING_S = 120.0
 """How long a run that was asked to stop may take: a step, a checkpoint, W&B's farewell."""
-
-
-def free(run: Path) -> None:
-    """Gives back what an attempt has reserved whose process died. Ray does so by itself where its dashboard can be
-    reached, in its own time."""
-    file = run / RESERVED
-    if not file.exists():
-        return
-    try:
-        group = PlacementGroup(ray.PlacementGroupID.from_hex(file.read_text(encoding="utf-8")))
-    except ValueError:  # cut short by a kill
-        return
-    if placement_group_table(group).get("state") in ("CREATED", "PENDING", "RESCHEDULING"):
-        remove_placement_group(group)
 
 
 class Attempt(threading.Thread):
@@ -123,7 +107,6 @@ class Trial(tune.Trainable):
 
     def _begin(self) -> bool:
         """Starts the run, unless an earlier session's came to its end; False for a mistake of the user."""
-        free(self.recipe.folder)
         try:
             self._adapt()
             prepare(self.recipe)

@@ -1,0 +1,35 @@
+"""DeepSpeed's compiled operators, built once a machine: a process killed while it compiles blocks nobody after it.
+
+torch marks a build by a file that only its maker removes; whoever finds that file waits for it, for ever if the maker
+was killed. Here a lock that the kernel releases with its holder guards the build, so that a file found under it is
+left over for certain.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+EXTENSIONS = "TORCH_EXTENSIONS_DIR"
+
+
+def build_operators() -> None:
+    """Builds, or loads, what `deepspeed.init_distributed` is going to ask for on a machine without a GPU."""
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    if get_accelerator().communication_backend_name() == "nccl":
+        return  # its collectives are NCCL's own
+    folder = Path(os.environ.setdefault(EXTENSIONS, str(_cache() / "operators")))
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "building").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for left in folder.glob("**/lock"):
+            left.unlink(missing_ok=True)
+        builder.load(verbose=False)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "meltmatch"
