@@ -11,6 +11,7 @@ from cluster.command import UserError
 
 HEAD_ID = "f" * 51 + "00000"
 """The fake provider counts its nodes from this id, which the head must have."""
+HEAD = "ray.head.default"  # the only name that the fake provider knows
 WORKER = "worker"
 
 
@@ -51,9 +52,9 @@ class Cloud:
                 "head_node_id": HEAD_ID,
             },
             "auth": {},
-            "head_node_type": "head",
+            "head_node_type": HEAD,
             "available_node_types": {
-                "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+                HEAD: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
                 WORKER: {
                     "resources": worker,
                     "node_config": {},
@@ -85,5 +86,5 @@ def node_environment(node_id: str) -> dict[str, str]:
         "RAY_enable_autoscaler_v2": "1",
         "RAY_CLOUD_INSTANCE_ID": node_id,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id,
-        "RAY_NODE_TYPE_NAME": "head",
+        "RAY_NODE_TYPE_NAME": HEAD,
     }
