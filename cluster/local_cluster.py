@@ -98,7 +98,11 @@ def _file(name: str) -> Path:
 
 
 def start(
-    name: str, nodes: int, resources: Sequence[object], head: Sequence[object], cloud: Cloud | None
+    name: str,
+    nodes: int,
+    resources: Sequence[object],
+    head: Sequence[object] = ("--num-cpus", 0, "--num-gpus", 0),
+    cloud: Cloud | None = None,
 ) -> LocalCluster:
     """Starts a head and `nodes` nodes; with a `cloud`, nodes come and go by themselves. Returns when all are there.
 
@@ -130,12 +134,8 @@ def start(
 
 
 def _start_head(made: LocalCluster, head: Sequence[object], cloud: Cloud | None) -> None:
-    environment = {
-        "RAY_AUTH_MODE": made.auth,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # `ray job stop` leaves a run time for its step and its checkpoint.
-        "RAY_JOB_STOP_WAIT_TIME_S": "120",
-    }
+    # `ray job stop` leaves a run time for its step and its checkpoint.
+    environment = {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
     options: list[object] = ["--port", made.port, "--dashboard-host", "127.0.0.1"]
     options += ["--dashboard-port", made.dashboard_port]
     agent, client = _free_ports(2)
@@ -154,7 +154,7 @@ def add(made: LocalCluster, resources: Sequence[object], wait: bool = True) -> s
     number = 1 + max((int(name.removeprefix("node-")) for name in made.nodes if name != "head"), default=0)
     name = f"node-{number}"
     there = len(made.living())
-    _ray_start(made, name, ["--address", made.address, *resources], {"RAY_AUTH_MODE": made.auth})
+    _ray_start(made, name, ["--address", made.address, "--dashboard-agent-listen-port", 0, *resources], {})
     if wait:
         _wait(made, there + 1)
     return name
@@ -164,6 +164,12 @@ def _ray_start(made: LocalCluster, name: str, options: Sequence[object], environ
     own: list[object] = ["start", "--block", "--node-name", name, "--node-ip-address", "127.0.0.1"]
     own += ["--min-worker-port", 0, "--max-worker-port", 0, "--object-store-memory", STORE_BYTES]
     log = Path(made.folder) / f"{name}.log"
+    environment = {
+        "RAY_AUTH_MODE": made.auth,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": str(int(START_S)),  # a busy machine takes its time
+        **environment,
+    }
     made.nodes[name] = processes.start([*own, *options], made.mark, log, environment)
     made.save()
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import sysconfig
 import time
@@ -22,16 +21,18 @@ def start(arguments: Iterable[object], mark: str, log: Path, environment: Mappin
     """Starts `ray ARGUMENTS` in a session of its own, with its output in `log` -> its process id."""
     scripts = sysconfig.get_path("scripts")  # where workers find ninja, for DeepSpeed's operator
     inherited = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
+    with log.open("wb") as output, Path(os.devnull).open("rb") as nothing:
+        return os.posix_spawn(
+            sys.executable,
             [sys.executable, "-m", "ray.scripts.scripts", *map(str, arguments)],
-            env={**inherited, MARK: mark, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+            {**inherited, MARK: mark, **environment},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, nothing.fileno(), 0),
+                (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
+                (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
+            ],
+            setsid=True,
         )
-    return process.pid
 
 
 def marked(mark: str) -> list[psutil.Process]:

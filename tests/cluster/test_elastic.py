@@ -1,0 +1,94 @@
+"""Nodes vanish and come while a run goes on: the same numbers, and at most the work since the last checkpoint repeated."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.local_cluster import LocalCluster, add, drain, kill, start, stop
+from distributed.metrics_file import read_metrics
+from distributed.recipe_file import dump_recipe
+from tests.support.local_clusters import busy_nodes, driver, logged_step, newest_step, workers_of
+from tests.support.small_runs import small_recipe
+from tests.support.trainers import new_trainer, run_to
+from tests.support.workers import on_workers
+
+pytestmark = pytest.mark.slow
+
+NODE = ("--num-cpus", 1, "--num-gpus", 0)
+INTERVAL = 5
+STEPS = 150
+ELASTIC: dict[str, Any] = {
+    "model.width": 128,  # a step takes long enough for something to happen in it
+    "training.epochs": STEPS // 3,
+    "training.evaluate_every": STEPS // 3,
+    "checkpoint.every_steps": INTERVAL,
+    "checkpoint.every_epochs": STEPS,
+    "scaling.workers": 2,
+    "scaling.min_workers": 1,
+    "scaling.resize_interval_s": 3,
+    "scaling.max_failures": 1,  # in a row: this run has more failures than that
+    "engine.zero_stage": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def local_cluster() -> Iterator[LocalCluster]:
+    """A head without CPUs and three nodes of one CPU each."""
+    made = start("elastic-test", 3, NODE)
+    yield made
+    stop(made)
+
+
+def losses_of(recipe: Any) -> list[float]:
+    trainer = new_trainer(recipe)
+    return run_to(trainer, trainer.total_steps).losses
+
+
+def test_nodes_vanish_and_come_and_the_numbers_stay(local_cluster: LocalCluster, data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(data, tmp_path / "runs", ELASTIC)
+    path, run = tmp_path / "recipe.yaml", recipe.folder
+    path.write_text(dump_recipe(recipe))
+    with driver(local_cluster, tmp_path / "output", "distributed.train", path) as training:
+        for third in (1, 2):
+            training.until(
+                lambda at=third: newest_step(run) >= at * STEPS // 5 and busy_nodes(local_cluster), "progress"
+            )
+            before = logged_step(run)
+            kill(local_cluster, busy_nodes(local_cluster)[-1])
+            training.until(lambda at=before: logged_step(run) > at + INTERVAL, "going on")
+        assert len(busy_nodes(local_cluster)) == 1  # three nodes were there, and two were killed
+        add(local_cluster, NODE)
+        training.until(lambda: len(busy_nodes(local_cluster)) == 2, "taking the new node")
+        assert training.ended() == 0, training.text
+    print(training.text)
+    records = read_metrics(run / "metrics.jsonl")
+    undisturbed = on_workers(1, losses_of, small_recipe(data, data / "nothing-is-saved", ELASTIC))[0]
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    assert [record["loss"] for record in records] == pytest.approx(undisturbed, rel=1e-5)
+    breaks = [record for record in records if "seconds_without_training" in record]
+    assert len(breaks) == 3
+    assert all(record["repeated_steps"] <= INTERVAL for record in breaks)
+    assert breaks[-1]["repeated_steps"] == 0  # before it takes more workers it saves
+
+
+def test_a_warned_run_saves_first(local_cluster: LocalCluster, data: Path, tmp_path: Path) -> None:
+    """As when a cloud takes a spot instance back."""
+    while len(local_cluster.living()) < 3:
+        add(local_cluster, NODE)
+    settings = {**ELASTIC, "checkpoint.every_steps": None, "training.evaluate_every": STEPS}
+    recipe = small_recipe(data, tmp_path / "runs", settings)
+    path, run = tmp_path / "recipe.yaml", recipe.folder
+    path.write_text(dump_recipe(recipe))
+    with driver(local_cluster, tmp_path / "output", "distributed.train", path) as training:
+        training.until(lambda: logged_step(run) >= 10, "progress")
+        assert newest_step(run) == 0
+        node = busy_nodes(local_cluster)[-1]
+        drain(local_cluster, node, 8)
+        training.until(lambda: newest_step(run), "a checkpoint")
+        assert workers_of(local_cluster, node)  # it is there still
+        training.until(lambda: "resumed from step" in training.text, "going on elsewhere")
+        assert training.ended() == 0, training.text
+    assert "will be taken away" in training.text
+    assert [record["step"] for record in read_metrics(run / "metrics.jsonl")] == list(range(1, STEPS + 1))
