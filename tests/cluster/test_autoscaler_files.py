@@ -149,6 +149,16 @@ def test_workers_without_gpu_share_a_machine_and_leave_the_head_alone(name: str)
     assert started(read(name), 8, {"CPU": 1}) == ({"gpu-spot": 1}, 0)
 
 
+@pytest.mark.parametrize("name", CLOUDS)
+def test_machines_on_demand_fill_up_what_spot_cannot_give(name: str) -> None:
+    """The commented group, uncommented: Ray takes it, and starts spot machines first."""
+    text = re.sub(r"^  # (gpu-on-demand:|  )", r"  \1", text_of(name), flags=re.MULTILINE)
+    config = yaml.safe_load(text.replace("max_workers: 8\n# How", "max_workers: 10\n# How"))
+    ray_accepts(config)
+    assert started(config, 3, {"CPU": 1, "GPU": 1}) == ({"gpu-spot": 3}, 0)
+    assert started(config, 10, {"CPU": 1, "GPU": 1}) == ({"gpu-spot": 8, "gpu-on-demand": 2}, 0)
+
+
 def test_machines_of_ones_own_all_start_and_none_could_be_called_back() -> None:
     """Why on_premise.yaml keeps every machine: the scheduler finds no place for a worker on a machine it cannot see."""
     config = read("on_premise")
