@@ -1,0 +1,111 @@
+"""What may be asked of a run, and that only one group of workers writes into its folder."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from distributed import alone
+from distributed.alone import ALIVE, BEAT_S, SignOfLife, check_alone
+from distributed.signals import SAVE, STOP, Asked, Signals
+from models.errors import UserError
+from tests.support.workers import on_workers
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signs of life ten times as fast."""
+    for name in ("BEAT_S", "SILENCE_S", "PATIENCE_S"):
+        monkeypatch.setattr(alone, name, getattr(alone, name) / 10)
+
+
+def test_a_fresh_folder_is_free(tmp_path: Path) -> None:
+    check_alone(tmp_path / "not there yet")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_dead_group_is_waited_for_and_forgotten(tmp_path: Path) -> None:
+    SignOfLife(tmp_path).beat()
+    check_alone(tmp_path)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_goes_on_is_not_begun_again(tmp_path: Path) -> None:
+    life, over = SignOfLife(tmp_path), threading.Event()
+
+    def beat() -> None:
+        while not over.wait(0.1):
+            life.beat()
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        with pytest.raises(UserError, match=r"is being trained already, by process \d+ on .*touch .*/stop"):
+            check_alone(tmp_path)
+    finally:
+        over.set()
+        beating.join()
+    life.end()
+    assert not (tmp_path / ALIVE).exists()
+
+
+def test_who_was_replaced_learns_of_it(tmp_path: Path) -> None:
+    first, second = SignOfLife(tmp_path), SignOfLife(tmp_path)
+    assert first.beat()
+    assert second.beat()  # takes over
+    assert second.beat()
+    assert not first.beat()
+    first.end()  # leaves the other's line alone
+    assert second.beat()
+
+
+def test_a_lost_folder_ends_nothing(tmp_path: Path) -> None:
+    life = SignOfLife(tmp_path / "unmounted")
+    assert life.beat()
+    assert life.beat()
+
+
+def hear(run: Path) -> list[list[str]]:
+    """What the workers hear, one situation after another."""
+    warnings: list[str] = []
+    said: list[str] = []
+    signals = Signals(run, torch.device("cpu"), lambda: list(warnings), said.append)
+    heard: list[str] = []
+    main = dist.get_rank() == 0
+
+    def ask() -> None:
+        dist.barrier()
+        heard.append(signals.asked().name)
+
+    ask()
+    if main:
+        (run / SAVE).touch()
+    ask()
+    signals.saved()
+    ask()
+    if main:
+        warnings.append("node 1 will be taken away")
+        time.sleep(2.5 * BEAT_S)
+    ask()
+    signals.saved()
+    ask()  # one checkpoint a warning
+    if main:
+        (run / STOP).touch()
+    ask()
+    if main:
+        SignOfLife(run).beat()
+        time.sleep(2.5 * BEAT_S)
+    ask()
+    signals.close()
+    return [heard, said]
+
+
+def test_all_workers_hear_the_same(tmp_path: Path) -> None:
+    first, second = on_workers(2, hear, tmp_path)
+    expected = [Asked.NOTHING, Asked.SAVE, Asked.NOTHING, Asked.SAVE, Asked.NOTHING, Asked.STOP, Asked.GIVE_WAY]
+    assert first[0] == second[0] == [asked.name for asked in expected]
+    assert first[1] == ["warning: node 1 will be taken away: saving a checkpoint first"]
+    assert second[1] == []
