@@ -76,11 +76,17 @@ def test_every_collective_is_calculated(tmp_path: Path, workers: int, cases: Seq
         with_meta = [*ordinary, *meta(steps.model, at)]
         for step, expected in enumerate((ordinary, with_meta)):
             assert steps.counted[step] == by_kind(expected), (case, step)
+            assert steps.loopback[step] >= workers * sent_by_gloo(expected, workers), (case, step)
             most = calls(expected)
             if case.stage == 3:  # which gathers of neighbours are one is DeepSpeed's to decide
                 assert most / 2 < steps.calls[step] <= most, (case, step)
             else:
                 assert steps.calls[step] == most, (case, step)
+
+
+def sent_by_gloo(collectives: Sequence[Collective], workers: int) -> float:
+    """What a worker sends at least: gloo makes a reduce-scatter as an all-reduce. Headers come on top."""
+    return sum((2 if c.kind == "reduce_scatter" else 1) * c.sent(workers) for c in collectives)
 
 
 def by_kind(collectives: Sequence[Collective]) -> dict[str, int]:
