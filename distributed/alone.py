@@ -31,7 +31,8 @@ class SignOfLife:
     def beat(self) -> bool:
         """Writes the next line; False when another group's is there, and so the run is theirs."""
         with suppress(OSError):  # a full disk or a lost mount, of which the log tells: not a reason to end
-            if self._beats and not _read(self._file).startswith(f"{self._who} "):
+            there = _read(self._file)
+            if self._beats and there and not there.startswith(f"{self._who} "):
                 return False
             self._beats += 1
             self._file.write_text(f"{self._who} {self._beats}", encoding="utf-8")

@@ -116,8 +116,9 @@ def _stage_3(zero: Any, named: Mapping[str, nn.Parameter], shapes: dict[str, tor
         for low, high in zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True):
             if low.data_ptr() != high.data_ptr():
                 low.data.copy_(high.data)
+        # Weights that a forward pass without a backward one has left gathered are old now, those kept whole as well.
+        zero.parameter_offload.partition_all_parameters()
         if persistent := zero.persistent_parameters:
-            persistent[0].partition(persistent)
             persistent[0].all_gather(persistent)
 
     return Shards(slices, shapes, dist.get_world_size() > 1, publish)

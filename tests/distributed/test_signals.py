@@ -35,6 +35,7 @@ def test_a_dead_group_is_waited_for_and_forgotten(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_run_that_goes_on_is_not_begun_again(tmp_path: Path) -> None:
     life, over = SignOfLife(tmp_path), threading.Event()
+    life.beat()
 
     def beat() -> None:
         while not over.wait(0.1):

@@ -42,6 +42,8 @@ OTHERS = (
     Case(1, "one_sided_difference"),
     Case(1, "per_task", low=True),
     Case(3, "per_task", low=True),
+    Case(3, "finite_difference"),
+    Case(3, "one_sided_difference", releases=True),
 )
 
 
