@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed import checkpoint
+from distributed import checkpoint, job_environment
 from distributed.batches import Batches, Losses
 from distributed.collectives import WorldCollectives
 from distributed.combining import Combiner, Step
@@ -222,6 +222,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     import ray.train.torch
     import ray.util
 
+    job_environment.load()
     if Path(settings["folder"]).is_dir():
         os.chdir(settings["folder"])
     recipe = recipe_from_json(settings["recipe"])
