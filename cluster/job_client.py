@@ -59,8 +59,8 @@ def connect(address: str) -> JobClient:
         UserError: nobody answers there, or not without a token, or not as a job server of Ray.
     """
     silent = UserError(
-        f"no answer from {address}; start a cluster (python -m cluster.local start), or open a tunnel to its dashboard and "
-        "name it: --address http://HOST:8265"
+        f"no answer from {address}; start a cluster (python -m cluster.local start), or open a tunnel to its dashboard "
+        "and name it: --address http://HOST:8265"
     )
     if not address.startswith(("http://", "https://")) and address != "auto":
         if not _is_open(address):  # Ray would try for 40 s

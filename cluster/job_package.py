@@ -62,7 +62,7 @@ def select(folder: Path, excludes: Sequence[str] = ()) -> Selection:
         raise UserError(
             f"{error.filename or folder}: cannot be read: {error.strerror}; leave it out: --exclude"
         ) from error
-    except ValueError as error:  # of the patterns; UnicodeDecodeError too
+    except (ValueError, IndexError) as error:  # both from patterns, the latter for a lone "!"
         raise UserError(f"{folder}: a pattern of .gitignore, .rayignore or --exclude is wrong: {error}") from error
     return Selection(folder, dict(sorted(files.items())))
 

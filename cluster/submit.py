@@ -186,8 +186,9 @@ def submitted(
         say(f"warning: {warning}")
     twin = unfinished_twin(client, command.entrypoint, command.run)
     if twin is not None:
+        same = "with the same command" if twin.entrypoint == command.entrypoint else "of the same run"
         raise UserError(
-            f"job {twin.submission_id} of the same run is {twin.status}, and two at once would spoil it; "
+            f"job {twin.submission_id} {same} is {twin.status}, and two at once would spoil it; "
             f"follow it: {ray_job('logs', str(twin.submission_id), address)} --follow; "
             f"stop it: {ray_job('stop', str(twin.submission_id), address)}"
         )
