@@ -144,7 +144,7 @@ def requirements(folder: Path) -> dict[str, Any]:
         constraints = (folder / "constraints.txt").read_bytes()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"--install: {folder}: expected pyproject.toml with dependencies, and constraints.txt: {error}"
+            f"--install needs {folder}/pyproject.toml with dependencies and constraints.txt: {error}"
         ) from error
     # pip reads the file in the package that it is part of. Ray keeps an environment for each text of this list, and
     # so needs to see a change of that file in it.
@@ -158,9 +158,7 @@ def summary(job: Job, environment: Environment, selection: Selection) -> str:
     largest = ", ".join(f"{path} ({megabytes(size)})" for path, size in largest_parts(selection.files))
     resources = ", ".join(f"{name.removeprefix('entrypoint_')} {value}" for name, value in job.resources.items())
     run = f"\nrun:         {job.metadata['run']}" if "run" in job.metadata else ""
-    install = (
-        f"\ninstall:     {len(job.runtime_env['pip']['packages']) - 1} requirements" if "pip" in job.runtime_env else ""
-    )
+    install = "\ninstall:     the versions of constraints.txt, on every node" if "pip" in job.runtime_env else ""
     secrets = f"{', '.join(sorted(environment.secret))} (in {SECRETS} of the package)" if environment.secret else "none"
     return (
         f"command:     {job.entrypoint}{run}\n"
