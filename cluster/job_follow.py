@@ -17,8 +17,8 @@ from cluster.job_client import Answerless, JobClient, one_line, unauthorised
 STOPPED = 143
 """The exit code for a job that somebody has stopped: that of a process which SIGTERM ended."""
 POLL_S, PROGRESS_S, HEARTBEAT_S = 1.0, 30.0, 20.0
-LOST_S = 300.0
-"""How long the server may be away."""
+LOST_S, LOG_S = 300.0, 20.0
+"""How long the server may be away, and the log of a job that has ended."""
 _GONE = "status code 404"
 
 
@@ -44,14 +44,16 @@ class Follower:
             UserError: it asks for a token now.
         """
         info = self._started()
-        complete = False
+        complete, ended = False, None
         while not (complete and info.status.is_terminal()):
             complete = asyncio.run(self._tail())
             info = self._info()
-            if info.status.is_terminal() and not complete and time.monotonic() - self.seen > PROGRESS_S:
-                say("the rest of the log is lost: the node that had it does not answer")
-                break
-            if not info.status.is_terminal() or not complete:
+            if info.status.is_terminal() and not complete:
+                ended = ended or time.monotonic()
+                if time.monotonic() - ended > LOG_S:
+                    say("the rest of the log cannot be had: the node that has it does not answer")
+                    break
+            if not (complete and info.status.is_terminal()):
                 time.sleep(POLL_S)
         say(f"job {self.job}: {told(info)}")
         return exit_code(info)

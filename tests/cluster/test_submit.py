@@ -26,8 +26,8 @@ from tests.support.small_runs import small_recipe
 pytestmark = pytest.mark.slow
 
 KEY = "fedcba9876543210fedcba9876543210fedcba98"
-DIGITS = ["training.epochs=3", "training.evaluate_every=3", "training.log_every=1", "checkpoint.every_steps=4"]
-STEPS = 3 * 19
+DIGITS = ["training.epochs=6", "training.evaluate_every=6", "training.log_every=1", "checkpoint.every_steps=4"]
+STEPS = 6 * 19
 DIGITS += ["model.widths=[4, 8, 16]", "tracking.wandb=disabled"]
 
 
@@ -179,14 +179,15 @@ def test_a_stopped_run_goes_on_and_has_one_job_at_a_time(head: Head, tmp_path: P
     run = tmp_path / "digits-meltr"
     train = ("--", "python", "-m", "distributed.train", "digits_meltr", f"storage={tmp_path}", *DIGITS)
     following = Following(head.address, "--submission-id", "first", *train)
-    while checkpoint.newest(run, warn=False) is None:
-        assert following.process.poll() is None, (following.out, following.err)
-        time.sleep(0.2)
+    following.wait_for("job first: RUNNING")
 
-    second = submit(head.address, *train, "training.epochs=4")  # another command, the same run
+    second = submit(head.address, *train, "training.epochs=9")  # another command, the same run
     assert (second.returncode, second.stdout, second.stderr.count("\n")) == (2, "", 1)
     assert "job first of the same run is RUNNING" in second.stderr
 
+    while checkpoint.newest(run, warn=False) is None:
+        assert following.process.poll() is None, (following.out, following.err)
+        time.sleep(0.2)
     stop = ray_command("job", "stop", "--address", head.address, "first")
     subprocess.run(stop, capture_output=True, check=True)
     assert following.end() == 143
