@@ -48,7 +48,7 @@ def running_head(cpus: int = 2) -> Iterator[Head]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env=os.environ | {"RAY_JOB_STOP_WAIT_TIME_S": "60"},
+        env=os.environ | {"RAY_JOB_STOP_WAIT_TIME_S": "60", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1"},
     )
     address = f"http://127.0.0.1:{ports['--dashboard-port']}"
     try:
