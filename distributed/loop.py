@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed import checkpoint
+from distributed import checkpoint, job_environment
 from distributed.batches import Batches, Losses
 from distributed.collectives import WorldCollectives
 from distributed.combining import Combiner, Step
@@ -219,6 +219,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """
     import ray.train.torch
 
+    job_environment.load()
     if Path(settings["folder"]).is_dir():
         os.chdir(settings["folder"])
     recipe = recipe_from_json(settings["recipe"])

@@ -5,10 +5,14 @@ import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.support.heads import Head
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +62,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.small_runs import small_data
 
     return small_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def head() -> "Iterator[Head]":
+    """A cluster of 2 CPUs that `ray start` made, for all tests that submit jobs."""
+    from tests.support.heads import running_head
+
+    with running_head() as head:
+        yield head
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from typing import Any
 
 from ray import tune
 
-from distributed import checkpoint
+from distributed import checkpoint, job_environment
 from distributed.config import Recipe, recipe_from_json
 from distributed.metrics_file import MetricsTail
 from distributed.signals import STOP
@@ -55,6 +55,7 @@ class Trial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        job_environment.load()
         if Path(config["folder"]).is_dir():
             os.chdir(config["folder"])  # where relative paths of the recipe begin; Tune has moved elsewhere
         # A process for each run that watches for nodes about to be taken away: a trial on one is tried again anyhow.
