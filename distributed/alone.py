@@ -35,7 +35,9 @@ class SignOfLife:
             if self._beats and there and not there.startswith(f"{self._who} "):
                 return False
             self._beats += 1
-            self._file.write_text(f"{self._who} {self._beats}", encoding="utf-8")
+            draft = self._file.with_name(f".{ALIVE}.{os.getpid()}")
+            draft.write_text(f"{self._who} {self._beats}", encoding="utf-8")
+            draft.replace(self._file)  # nobody reads half a line
         return True
 
     def end(self) -> None:
