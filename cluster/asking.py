@@ -1,5 +1,6 @@
 """Puts a probe on every node of a Ray cluster and asks them all at once, with a time limit for those that hang."""
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,8 @@ def ask(questions: Mapping[str, Any], limit_s: float) -> tuple[dict[str, Any], d
     """Waits for the answers to all questions -> the answers, and for each other one why there is none."""
     import ray
 
+    if not questions:
+        return {}, {}
     ready, _ = ray.wait(list(questions.values()), num_returns=len(questions), timeout=limit_s)
     answers, faults = {}, {}
     for name, question in questions.items():
@@ -66,6 +69,24 @@ def ask_all(questions: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
     """Likewise where answers are dicts with an `error`: one that does not come has its reason there."""
     answers, faults = ask(questions, limit_s)
     return {name: answers[name] if name in answers else {"error": faults[name]} for name in questions}
+
+
+def ask_together(questions: Mapping[str, Any], limit_s: float, grace_s: float) -> dict[str, Any]:
+    """Likewise where nodes wait for each other: once one has failed, the others get only `grace_s` more."""
+    import ray
+
+    waiting, answers = dict(questions), dict[str, Any]()
+    end = time.monotonic() + limit_s
+    while waiting and (left := end - time.monotonic()) > 0:
+        ready, _ = ray.wait(list(waiting.values()), timeout=left)
+        come = ask_all({name: question for name, question in waiting.items() if question in ready}, limit_s)
+        waiting = {name: question for name, question in waiting.items() if name not in come}
+        answers |= come
+        if any(answer["error"] for answer in come.values()):
+            end = min(end, time.monotonic() + grace_s)
+    failed = any(answer["error"] for answer in answers.values())
+    why = "it still waited when the others had given up" if failed else f"nothing within {limit_s:g} s"
+    return {name: answers.get(name, {"error": why}) for name in questions}
 
 
 def stop(probes: Iterable[Any]) -> None:

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cluster import checks, checks_together
-from cluster.asking import Node, ask, ask_all, nodes_up, start_probe, stop
+from cluster.asking import Node, ask, ask_all, ask_together, nodes_up, start_probe, stop
 from cluster.command import UserError, main_of
 from cluster.findings import CLUSTER, Finding, failed
 from cluster.joining import VersionMismatchError, join
@@ -27,7 +27,7 @@ from cluster.table import show
 
 _WANDB_S = 4.0
 _REACH_S = 5.0
-_GROUP_S = 30.0
+_GROUP_S = 20.0
 _MARGIN_S = 10.0  # for the way there and back, and for a busy node
 _MEGABYTES = 64
 _CLOCK_ROUNDS = 5
@@ -155,7 +155,7 @@ def network(
         extra.append(start_probe(nodes[0], "beside"))
         members.append((Node("beside", nodes[0].id, nodes[0].address, False, {}), extra[0]))
         ask({"beside": extra[0].load_torch.remote()}, limit_s)
-        findings.append(Finding("gloo", CLUSTER, "none", "one node alone answers, so between two processes on it"))
+        findings.append(Finding("gloo", CLUSTER, "none", "between two processes on the one node that answers"))
     findings += group("gloo", members, [0] * len(members), megabytes, between)
     with_gpu = [(node, probe) for node, probe in members if (facts.get(node.name) or {"gpus": {}})["gpus"].get("torch")]
     if between == "processes" and with_gpu and facts[nodes[0].name]["gpus"]["torch"] > 1:
@@ -210,7 +210,7 @@ def joined(backend: str, members: Members, gpus: Sequence[int], megabytes: int) 
         node.name: probe.join.remote(backend, store, rank, len(members), gpus[rank], megabytes, _GROUP_S)
         for rank, (node, probe) in enumerate(members)
     }
-    return ask_all(asked, 2 * _GROUP_S + _MARGIN_S)
+    return ask_together(asked, 2 * _GROUP_S + _MARGIN_S, _MARGIN_S)
 
 
 def storage(probes: Mapping[str, Any], place: str | None, limit_s: float) -> list[Finding]:
