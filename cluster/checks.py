@@ -13,7 +13,6 @@ SKEW_S = 2.0
 _OPEN_FILES, _FEW_OPEN_FILES = 8192, 1024
 _SPARE_THREADS, _NO_THREADS = 1000, 100
 _SHM = 512 * MIB
-_SHM_NAME = "/dev/shm"  # noqa: S108 - a name in the table, no file
 _DISK = 5 * GIB
 _DISK_FULL = 0.95  # from here on Ray neither spills nor makes objects
 _GPU_BUSY = 0.5
@@ -163,11 +162,11 @@ def _shm(node: str, answer: Facts, store: float) -> Finding:
     todo = f"give the container more: --shm-size={max(1, round(store * 1.2 / GIB))}g, in Kubernetes an emptyDir "
     todo += "with medium: Memory at /dev/shm"
     if total < _SHM:
-        return Finding(_SHM_NAME, node, "fail", size(total), todo, "loaders and NCCL fail without a clear word")
+        return Finding("shared memory", node, "fail", size(total), todo, "loaders and NCCL fail without a clear word")
     if total < store:
         detail = f"Ray's object store wants {size(store)} and uses the far slower disk instead"
-        return Finding(_SHM_NAME, node, "warn", size(total), todo, detail)
-    return Finding(_SHM_NAME, node, "ok", size(total))
+        return Finding("shared memory", node, "warn", size(total), todo, detail)
+    return Finding("shared memory", node, "ok", size(total))
 
 
 def _disk(node: str, answer: Facts) -> Finding:
