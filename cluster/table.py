@@ -23,10 +23,11 @@ def show(title: str, nodes: Sequence[str], findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.node != CLUSTER:
             cells.setdefault(finding.check, {}).setdefault(finding.node, []).append(finding)
+    console.print(Text(title, style="bold"), soft_wrap=True)
     for begin in range(0, len(nodes), _COLUMNS):
-        console.print(_table(title, nodes[begin : begin + _COLUMNS], cells))
+        console.print(_table(nodes[begin : begin + _COLUMNS], cells))
     for finding in findings:
-        if finding.node == CLUSTER:
+        if finding.node == CLUSTER and not finding.todo:  # those with something to do follow
             console.print(_text(finding, f"{finding.check}: {finding.found}"), soft_wrap=True)
     for text in _troubles(findings):
         console.print(text, soft_wrap=True)
@@ -42,8 +43,8 @@ def summary(findings: Sequence[Finding]) -> str:
     return f"{len(failed)} check{'s' * (len(failed) > 1)} failed: {', '.join(failed)}"
 
 
-def _table(title: str, nodes: Sequence[str], cells: Mapping[str, Mapping[str, Sequence[Finding]]]) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+def _table(nodes: Sequence[str], cells: Mapping[str, Mapping[str, Sequence[Finding]]]) -> Table:
+    table = Table()
     table.add_column("check", no_wrap=True)
     for node in nodes:
         table.add_column(Text(node), overflow="fold")

@@ -330,11 +330,14 @@ def test_the_table_has_every_node_and_says_what_to_do_once(capsys: pytest.Captur
     findings = [Finding("clock", name, "ok", "+1 ms") for name in nodes[:5]]
     findings += [Finding("clock", name, "fail", "+9 s", "synchronise [the] clocks") for name in nodes[5:]]
     findings.append(Finding("storage", CLUSTER, "none", "not checked"))
+    findings.append(Finding("autoscaler", CLUSTER, "none", "may add 3", "ask for nodes"))
     text = shown_as_text(nodes, findings, capsys)
     assert all(name in text for name in nodes)
     assert text.count("-> synchronise [the] clocks") == 1  # brackets are no markup
     assert "clock on node-5, node-6: +9 s" in text
     assert "storage: not checked" in text
+    assert text.count("autoscaler: may add 3\n  -> ask for nodes") == 1
+    assert text.count("autoscaler") == 1
     assert text.splitlines()[-1] == "1 check failed: clock"
 
 
