@@ -22,6 +22,8 @@ from cluster.fake_cloud import HEAD_ID, Cloud, node_environment
 
 START_S = 120.0
 """How long the head, or a node, may take to come up."""
+MORE_NODES = ("--include-log-monitor", "False")
+"""The head's monitor sees the logs of all nodes, which lie in one folder; more of them would show every line again."""
 STORE_BYTES = 200 * 2**20
 """Of shared memory for each node: training needs little, and all nodes share this machine's."""
 
@@ -125,8 +127,7 @@ def start(
     try:
         _start_head(made, head, cloud)
         for _ in range(nodes):
-            add(made, resources, wait=False)
-        _wait(made, 1 + nodes)
+            add(made, resources)
     except BaseException:
         stop(made)
         raise
@@ -135,7 +136,7 @@ def start(
 
 def _start_head(made: LocalCluster, head: Sequence[object], cloud: Cloud | None) -> None:
     # `ray job stop` leaves a run time for its step and its checkpoint.
-    environment = {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
+    environment = {"RAY_JOB_STOP_WAIT_TIME_S": "120", "RAY_health_check_period_ms": "1000"}
     options: list[object] = ["--port", made.port, "--dashboard-host", "127.0.0.1"]
     options += ["--dashboard-port", made.dashboard_port]
     agent, client = _free_ports(2)
@@ -149,14 +150,13 @@ def _start_head(made: LocalCluster, head: Sequence[object], cloud: Cloud | None)
     _wait(made, 1)
 
 
-def add(made: LocalCluster, resources: Sequence[object], wait: bool = True) -> str:
-    """Adds a node -> its name."""
+def add(made: LocalCluster, resources: Sequence[object]) -> str:
+    """Adds a node, and returns when it is there -> its name. One at a time: two at once may choose the same socket."""
     number = 1 + max((int(name.removeprefix("node-")) for name in made.nodes if name != "head"), default=0)
     name = f"node-{number}"
     there = len(made.living())
-    _ray_start(made, name, ["--address", made.address, "--dashboard-agent-listen-port", 0, *resources], {})
-    if wait:
-        _wait(made, there + 1)
+    _ray_start(made, name, ["--address", made.address, "--dashboard-agent-listen-port", 0, *MORE_NODES, *resources], {})
+    _wait(made, there + 1)
     return name
 
 

@@ -102,7 +102,7 @@ def _trainer(recipe: Recipe, resources: Mapping[str, float]) -> Any:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from distributed.resizing import SaveBeforeResizing
+    from distributed.elastic import Elastic
 
     scaling, gpus = recipe.scaling, resources.get("GPU", 0.0)
     elastic = scaling.min_workers is not None and scaling.min_workers < scaling.workers
@@ -120,7 +120,7 @@ def _trainer(recipe: Recipe, resources: Mapping[str, float]) -> Any:
             name=recipe.name,
             storage_path=str(recipe.storage.absolute()),
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
-            callbacks=cast(Any, [SaveBeforeResizing(str(recipe.folder))] if elastic else []),
+            callbacks=cast(Any, [Elastic(str(recipe.folder), scaling.resize_interval_s)] if elastic else []),
         ),
     )
 
