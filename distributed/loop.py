@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed import checkpoint
+from distributed import checkpoint, fetch
 from distributed.batches import Batches, Losses
 from distributed.collectives import WorldCollectives
 from distributed.combining import Combiner, Step
@@ -21,6 +21,7 @@ from distributed.engine import Engine
 from distributed.export import read_export
 from distributed.machine import EngineMachine
 from distributed.progress import Progress
+from distributed.storage import Mirror
 from distributed.tasks import load_task
 from distributed.tracking import Tracker
 from models.errors import UserError
@@ -101,7 +102,8 @@ class Trainer:
         self.components = list(dict.fromkeys(parts))
         self.component = torch.tensor([self.components.index(part) for part in parts])
         self.norms: list[Tensor] = []
-        found = checkpoint.newest(recipe.folder, warn=self.rank == 0)
+        self.mirror = recipe.mirror
+        found = fetch.newest(recipe.folder, self.mirror, fetch.everyone, warn=self.rank == 0)
         if found is not None:
             checkpoint.check_recipe(found, recipe.trajectory())
             checkpoint.load(found, self.engine)
@@ -205,10 +207,11 @@ class Trainer:
     def save(self) -> Path | None:
         """Writes a checkpoint and drops the ones that are no longer kept. Collective."""
         progress, trajectory = self.state.to_json(), self.recipe.trajectory()
-        folder = checkpoint.save(self.recipe.folder, self.engine, progress, trajectory, self.combiner.saved())
+        learned, mirror = self.combiner.saved(), self.mirror
+        folder = checkpoint.save(self.recipe.folder, self.engine, progress, trajectory, learned, mirror)
         if folder is not None and self.rank == 0:
             state, keep = self.state, self.recipe.checkpoint.keep
-            checkpoint.prune(self.recipe.folder, keep, state.best_step, state.step)
+            checkpoint.prune(self.recipe.folder, keep, state.best_step, state.step, mirror)
         return folder
 
 
@@ -286,7 +289,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
             best = ("validation mean", state.best) if state.best is not None else None
             progress.update(state.step, loss, trainer.engine.rate, best)
         every = recipe.checkpoint.every_steps
-        stopped = not last and state.step % training.log_every == 0 and stop_asked(recipe.folder)
+        stopped = not last and state.step % training.log_every == 0 and stop_asked(recipe.folder, trainer.mirror)
         due = ended and (state.epoch % recipe.checkpoint.every_epochs == 0 or state.best_step == state.step)
         if last or stopped or due or (every is not None and state.step % every == 0):
             folder = trainer.save()
@@ -297,12 +300,13 @@ def run(recipe: Recipe) -> dict[str, Any]:
             break
     if tracker is not None:
         tracker.close()
+        fetch.end(trainer.mirror)
     return {"step": state.step, **state.figures, **_best(recipe, state)}
 
 
-def stop_asked(run: Path) -> bool:
+def stop_asked(run: Path, mirror: Mirror | None = None) -> bool:
     """Whether somebody has put a file named `stop` into the run's folder; the same on every worker. Collective."""
-    asked = [dist.get_rank() == 0 and (run / STOP).exists()]
+    asked = [dist.get_rank() == 0 and ((run / STOP).exists() or (mirror is not None and mirror.has(STOP)))]
     dist.broadcast_object_list(asked)
     return asked[0]
 
@@ -311,6 +315,7 @@ def _load(recipe: Recipe) -> Task:
     """The task on this worker; if any worker cannot read its data, all of them stop with its message. Collective."""
     problem, task = "", None
     try:
+        fetch.begin(recipe.mirror, first=dist.get_rank() == 0)
         task = load_task(recipe)
     except UserError as error:
         problem = f"worker {dist.get_rank()}: {error}"

@@ -8,17 +8,19 @@ Checks everything that can be checked, then launches. The same command again con
 import argparse
 import logging
 import os
+import shlex
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from distributed import checkpoint
+from distributed import checkpoint, fetch
 from distributed.command import main_of
 from distributed.config import Recipe
 from distributed.loop import STOP, train_worker
 from distributed.progress import short
 from distributed.recipe_file import dump_recipe, load_recipe
+from distributed.storage import PREPROCESSING
 from distributed.tasks import prepare_task
 from models.data.files import atomic_path
 from models.errors import UserError
@@ -30,13 +32,20 @@ def prepare(recipe: Recipe) -> None:
     Raises:
         UserError: for whatever is wrong, before anything is launched.
     """
-    found = checkpoint.newest(recipe.folder, warn=False)
+    mirror = recipe.mirror
+    if mirror is not None:
+        mirror.check()
+        mirror.pull(PREPROCESSING)
+    found = fetch.newest(recipe.folder, mirror, warn=False, look=True)
     if found is not None:
-        checkpoint.check_recipe(found, recipe.trajectory())
+        checkpoint.check_recipe(found, recipe.trajectory(), mirror.uri if mirror is not None else "")
     prepare_task(recipe, begun=found is not None)
     (recipe.folder / STOP).unlink(missing_ok=True)
     with atomic_path(recipe.folder / "recipe.yaml") as temporary:
         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+    if mirror is not None:
+        mirror.delete(STOP)
+        mirror.push(*(path for name in ("recipe.yaml", PREPROCESSING) if (path := recipe.folder / name).exists()))
 
 
 def launch(recipe: Recipe) -> dict[str, Any]:
@@ -66,7 +75,7 @@ def launch(recipe: Recipe) -> dict[str, Any]:
         ),
         run_config=ray.train.RunConfig(
             name=recipe.name,
-            storage_path=str(recipe.storage.absolute()),
+            storage_path=str(recipe.folder.parent),  # Ray leaves a marker there; checkpoints are our own
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
         ),
     )
@@ -92,7 +101,9 @@ def _runtime_environment() -> dict[str, Any] | None:
     """
     if not os.environ.get("RAY_ADDRESS") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return None
-    names = ("MELTMATCH_DATA", "WANDB_MODE", "WANDB_BASE_URL", "HF_HUB_OFFLINE")
+    names = ["MELTMATCH_DATA", "MELTMATCH_CACHE", "WANDB_MODE", "WANDB_BASE_URL", "HF_HUB_OFFLINE"]
+    # Where a storage's server is; never its keys, which Ray would show to whoever sees its dashboard.
+    names += ["AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
     return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
 
 
@@ -155,7 +166,7 @@ def train(arguments: Sequence[str]) -> None:
     prepare(recipe)
     figures = launch(recipe)
     print(f"finished {recipe.name}: " + ", ".join(f"{k} {short(v)}" for k, v in figures.items()))
-    print(f"run folder: {recipe.folder}\nscore it:   python -m distributed.evaluate {recipe.folder}")
+    print(f"run folder: {recipe.place}\nscore it:   python -m distributed.evaluate {shlex.quote(str(recipe.place))}")
 
 
 if __name__ == "__main__":
