@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -25,7 +26,7 @@ from distributed.inspect import inspect
 from distributed.loop import stop_asked
 from distributed.metrics_file import read_metrics
 from distributed.recipe_file import dump_recipe
-from distributed.storage import Mirror, mirror_of, place, without_secrets
+from distributed.storage import Mirror, StorageError, mirror_of, place, without_secrets
 from distributed.train import prepare, train
 from models.errors import UserError
 from tests.support.learned_runs import digits_recipe
@@ -263,8 +264,18 @@ def test_workers_wait_for_a_place_that_does_not_answer(data: Path, tmp_path: Pat
     recipe = small_recipe(data, s3.bucket("away"), SETTINGS)
     on_workers(1, begun, recipe, tmp_path / "gone", SAVED_AT)
     cut_after(s3.folder, 0)
-    threading.Timer(8, mend, [s3.folder]).start()  # S3's own client has given up by then
-    on_workers(2, resumed, recipe, tmp_path / "nodes", 1, SAVED_AT, SAVED_AT)
+    before = s3.refused
+    with pytest.raises(StorageError, match="NETWORK_CONNECTION"):
+        place_of(recipe).files("checkpoints")
+    tries = s3.refused - before  # of S3's own client, until it gives up
+
+    def mend_when_it_has_given_up() -> None:
+        while s3.refused < before + 2 * tries + 1:
+            time.sleep(0.01)
+        mend(s3.folder)
+
+    threading.Thread(target=mend_when_it_has_given_up, daemon=True).start()
+    on_workers(1, resumed, recipe, tmp_path / "nodes", 1, SAVED_AT, SAVED_AT)
 
 
 def asked_to_stop(recipe: Recipe, nodes: Path) -> list[bool]:

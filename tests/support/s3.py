@@ -21,6 +21,8 @@ class S3:
     def __init__(self, folder: Path) -> None:
         """`folder`: for the server's log, and for what cuts the network."""
         self.folder = folder
+        self.refused = 0
+        """Connections, while the network was cut."""
         self._passed = 0
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -75,6 +77,7 @@ class S3:
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):
             if not self._may_pass(0):
+                self.refused += 1
                 return
             with socket.create_connection(self._server) as server:
                 back = threading.Thread(target=self._pass, args=(server, client, False), daemon=True)
