@@ -109,7 +109,7 @@ class Mirror:
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder, self.uri = folder, uri
-        self._next_look = 0.0
+        self._next_look: dict[str, float] = {}
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -234,12 +234,12 @@ class Mirror:
         """Whether the place has a file, as far as is known: it is looked for every few seconds at most, and a place
         that does not answer costs a run a tenth of its time at most."""
         began = time.monotonic()
-        if began < self._next_look:
+        if began < self._next_look.get(name, 0.0):
             return False
         there = False
         with suppress(UserError, FileNotFoundError), self._doing(f"{name} cannot be looked for") as files:
             there = bool(files.get_file_info(self._at(name)).is_file)
-        self._next_look = time.monotonic() + max(_LOOK_S, 10 * (time.monotonic() - began))
+        self._next_look[name] = time.monotonic() + max(_LOOK_S, 10 * (time.monotonic() - began))
         return there
 
     def delete(self, name: str) -> None:
