@@ -1,7 +1,7 @@
-"""One run, one group of workers: a sign of life in the run's folder keeps two from writing into it at once.
+"""One run, one group of workers: a sign of life where the run lives keeps two from writing there at once.
 
-Rank 0 writes a line into the file `alive` once a second. Whoever wants to start the run looks whether the line changes;
-a group that finds another's line there has been replaced (it was cut off, and the run started again), and ends.
+Rank 0 writes a line into the file `alive` every second or so. Whoever wants to start the run looks whether the line
+changes; a group that finds another's line there has been replaced (it was cut off, and the run started anew), and ends.
 """
 
 import os
@@ -11,61 +11,106 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from distributed.storage import Mirror
 from models.errors import UserError
 
 ALIVE = "alive"
-BEAT_S = 1.0
-SILENCE_S = 4 * BEAT_S
-"""A line that has not changed for so long was left by a group that is dead."""
+BEATS_OF_SILENCE = 4
+"""A line that has not changed for so many beats was left by a group that is dead."""
 PATIENCE_S = 20.0
 """What a group whose driver was killed may take to die."""
 
 
-class SignOfLife:
-    """Rank 0's line in the run's folder."""
+class Board:
+    """The file in a run's folder."""
+
+    beat_s = 1.0
 
     def __init__(self, run: Path) -> None:
-        self._file, self._beats = run / ALIVE, 0
+        self._run, self._file = run, run / ALIVE
+
+    def read(self) -> str:
+        """The line that is there; empty without one."""
+        return self._file.read_text(encoding="utf-8") if self._file.exists() else ""
+
+    def write(self, line: str) -> None:
+        """Nobody reads half a line."""
+        draft = self._file.with_name(f".{ALIVE}.{os.getpid()}")
+        draft.write_text(line, encoding="utf-8")
+        draft.replace(self._file)
+
+    def clear(self) -> None:
+        """Removes the line."""
+        self._file.unlink(missing_ok=True)
+
+
+class FarBoard(Board):
+    """The file in a run's place, which may take its time to answer."""
+
+    beat_s = 5.0
+
+    def __init__(self, mirror: Mirror) -> None:
+        super().__init__(mirror.folder)
+        self._mirror = mirror
+
+    def read(self) -> str:
+        return (self._mirror.read(ALIVE) or b"").decode("utf-8", errors="replace")
+
+    def write(self, line: str) -> None:
+        self._run.mkdir(parents=True, exist_ok=True)
+        super().write(line)
+        self._mirror.push(self._file)
+
+    def clear(self) -> None:
+        super().clear()
+        self._mirror.delete(ALIVE)
+
+
+def board_of(run: Path, mirror: Mirror | None) -> Board:
+    """Where the run's sign of life is."""
+    return Board(run) if mirror is None else FarBoard(mirror)
+
+
+class SignOfLife:
+    """Rank 0's line."""
+
+    def __init__(self, board: Board) -> None:
+        self.board, self._beats = board, 0
         self._who = f"{secrets.token_hex(8)} process {os.getpid()} on {socket.gethostname()}"
 
     def beat(self) -> bool:
         """Writes the next line; False when another group's is there, and so the run is theirs."""
-        with suppress(OSError):  # a full disk or a lost mount, of which the log tells: not a reason to end
-            there = _read(self._file)
-            if self._beats and there and not there.startswith(f"{self._who} "):
+        with suppress(OSError, UserError):  # a full disk or a lost mount, of which the log tells: no reason to end
+            there = self.board.read() if self._beats else ""
+            if there and not there.startswith(f"{self._who} "):
                 return False
             self._beats += 1
-            draft = self._file.with_name(f".{ALIVE}.{os.getpid()}")
-            draft.write_text(f"{self._who} {self._beats}", encoding="utf-8")
-            draft.replace(self._file)  # nobody reads half a line
+            self.board.write(f"{self._who} {self._beats}")
         return True
 
     def end(self) -> None:
         """The run may be started again at once."""
-        with suppress(OSError):
-            if _read(self._file).startswith(f"{self._who} "):
-                self._file.unlink()
+        with suppress(OSError, UserError):
+            if self.board.read().startswith(f"{self._who} "):
+                self.board.clear()
 
 
-def _read(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.exists() else ""
-
-
-def check_alone(run: Path) -> None:
-    """Returns once nobody trains the run any more.
+def check_alone(board: Board, where: str) -> None:
+    """Returns once nobody trains the run any more. `where` it lives, for the message.
 
     Raises:
         UserError: somebody does, and goes on with it.
     """
-    file, start = run / ALIVE, time.monotonic()
-    last, since = _read(file), start
-    while last and time.monotonic() - since < SILENCE_S:
-        if time.monotonic() - start > PATIENCE_S:
+    start = time.monotonic()
+    last, since = board.read(), start
+    while last and time.monotonic() - since < BEATS_OF_SILENCE * board.beat_s:
+        if time.monotonic() - start > max(PATIENCE_S, 3 * BEATS_OF_SILENCE * board.beat_s):
             who = last.partition(" ")[2].rpartition(" ")[0]
             raise UserError(
-                f"{run}: is being trained already, by {who}; wait for it, or end it with a checkpoint: touch {run}/stop"
+                f"{where}: is being trained already, by {who}; wait for it, or end it with a checkpoint: put an empty "
+                "file named stop there"
             )
-        time.sleep(BEAT_S / 4)
-        now = _read(file)
+        time.sleep(board.beat_s / 4)
+        now = board.read()
         if now != last:
             last, since = now, time.monotonic()

@@ -9,13 +9,16 @@ Resuming, in this order:
 2. One whose files do not match its manifest is damaged: passed over with a warning.
 3. The first good one counts, if its recipe is the run's own (see Recipe.trajectory); else that is the user's mistake.
 4. If there are only damaged ones, that is an error too: starting afresh would bury what can perhaps be saved.
+
+Where a run's place is a URI, the same holds there: every worker puts its files there, and rank 0 the manifest when all
+of them have arrived. What is on a node's disk is a copy (see `fetch.py`).
 """
 
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distributed.engine import Engine
+from distributed.pieces import Pieces
 from distributed.shards import Slice
+from distributed.storage import LOG, Mirror
 from models.data.files import atomic_path
 from models.errors import UserError
 
@@ -49,9 +54,14 @@ class Checkpoint:
         return int(self.manifest["progress"]["step"])
 
 
+def name_of(step: int) -> str:
+    """The name of the checkpoint after `step` steps, in a run's folder."""
+    return f"checkpoints/step-{step:08d}"
+
+
 def folder_of(run: Path, step: int) -> Path:
     """Where the checkpoint after `step` steps is."""
-    return run / "checkpoints" / f"step-{step:08d}"
+    return run / name_of(step)
 
 
 Learned = tuple[Mapping[str, Tensor], dict[str, object]]
@@ -64,12 +74,14 @@ def save(
     progress: Mapping[str, Any],
     recipe: Mapping[str, Any],
     learned: Learned | None = None,
+    mirror: Mirror | None = None,
 ) -> Path | None:
     """Writes a checkpoint; collective. Returns its folder, or None when it could not be written on some worker.
 
-    A failure to write (a full disk, say) removes what was written and leaves older checkpoints as they are.
+    With a `mirror` it is in the run's place too when this returns. A failure to write (a full disk, a place that
+    cannot be reached) removes what was written and leaves older checkpoints as they are.
     """
-    folder = folder_of(run, int(progress["step"]))
+    folder, name = folder_of(run, int(progress["step"])), name_of(int(progress["step"]))
     rank, workers = dist.get_rank(), dist.get_world_size()
     problem = ""
     entry: dict[str, Any] = {}
@@ -77,6 +89,8 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         if rank == 0:
             (folder / MANIFEST).unlink(missing_ok=True)  # it will speak of other files
+            if mirror is not None:
+                mirror.delete(f"{name}/{MANIFEST}")
         if engine.shards.sharded or rank == 0:
             entry |= _write(folder / f"shard-{rank:05d}.safetensors", _slices(engine))
         if rank == 0:
@@ -88,6 +102,8 @@ def save(
     files: list[Any] = [None] * workers
     dist.all_gather_object(files, (problem, entry))
     problems = [text for text, _ in files if text]
+    if mirror is not None and not problems:
+        problems = _pushed(mirror, [folder / file for file in entry])
     if not problems and rank == 0:
         manifest = {
             "format": FORMAT,
@@ -102,16 +118,47 @@ def save(
         try:
             with atomic_path(folder / MANIFEST) as temporary:
                 temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+            if mirror is not None:  # the figures first, so that no checkpoint is there without its own
+                mirror.push(*(run / log for log in LOG if (run / log).exists()), folder / MANIFEST)
         except (OSError, UserError) as error:
             problems = [f"{error}"]
     outcome = [problems]
     dist.broadcast_object_list(outcome)
     if outcome[0]:
         if rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
             print(f"warning: no checkpoint at step {progress['step']}: {outcome[0][0]}; training goes on", flush=True)
+        if rank == 0 or mirror is not None:
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+        if rank == 0 and mirror is not None:
+            _dropped(mirror, name)
         return None
+    if mirror is not None and not (folder / MANIFEST).exists():
+        # Rank 0 is on another node: what is here is a part, and the whole is in the run's place.
+        shutil.rmtree(folder.parent, ignore_errors=True)
     return folder
+
+
+def _pushed(mirror: Mirror, files: Sequence[Path]) -> list[str]:
+    """Puts this worker's files into the run's place -> what went wrong on any worker. Collective."""
+    problem = ""
+    try:
+        mirror.push(*files)
+    except (OSError, UserError) as error:
+        problem = f"{error}"
+    problems: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    return [text for text in problems if text]
+
+
+def _dropped(mirror: Mirror, name: str) -> None:
+    """Deletes a checkpoint in the run's place, as far as that is possible."""
+    try:
+        # Without its manifest it is not a checkpoint any more, even if the deletion stops half-way.
+        mirror.delete(f"{name}/{MANIFEST}")
+        mirror.drop(name)
+    except UserError as error:
+        print(f"warning: {name} is not deleted: {error}", flush=True)
 
 
 def _slices(engine: Engine) -> dict[str, Tensor]:
@@ -127,18 +174,35 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Writes and flushes one file -> its entry in the manifest."""
     with atomic_path(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    return {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)}}
+    return {path.name: {"bytes": path.stat().st_size, "sha256": digest_of(path)}}
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def candidates(run: Path) -> list[Path]:
     """All checkpoint folders of a run, newest first, complete or not."""
-    found = [(int(m[1]), p) for p in (run / "checkpoints").glob("step-*") if (m := _FOLDER.fullmatch(p.name))]
+    found = [(step, p) for p in (run / "checkpoints").glob("step-*") if (step := step_of(p.name)) is not None]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's folder; None for another name."""
+    found = _FOLDER.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def steps_there(files: Iterable[str]) -> dict[int, bool]:
+    """The checkpoints that a listing of `checkpoints/` shows, newest first, and whether they are complete."""
+    found: dict[int, bool] = {}
+    for name in files:
+        top, _, rest = name.partition("/")
+        if (step := step_of(top)) is not None:
+            found[step] = found.get(step, False) or rest == MANIFEST
+    return dict(sorted(found.items(), reverse=True))
 
 
 def read(folder: Path) -> Checkpoint:
@@ -147,29 +211,54 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         UserError: it is incomplete or damaged; says which file and how.
     """
-    path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
-        _ = int(manifest["progress"]["step"]), dict(manifest["parameters"]), dict(manifest["recipe"])
+        text = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{folder}: no complete checkpoint (no {MANIFEST}): it was interrupted while saving") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: damaged ({problem}); delete {folder} to fall back to an older checkpoint") from error
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{path}: checkpoint format {manifest.get('format')}, this version reads {FORMAT}")
+        text = None
+    except OSError as error:
+        raise _damaged(folder, error) from error
+    manifest, files = parse(text, folder)
     for name, (length, digest) in files.items():
         file = folder / name
-        if Path(name).name != name:
-            raise UserError(f"{path}: file name {name!r} leaves the checkpoint's folder")
-        size = file.stat().st_size if file.is_file() else -1
-        if size != length:
-            found = "missing" if size < 0 else f"truncated or changed: {size} bytes, expected {length}"
-            raise UserError(f"{file}: {found}; delete {folder} to fall back to an older checkpoint")
-        if _digest(file) != digest:
+        check_size(file, file.stat().st_size if file.is_file() else None, length)
+        if digest_of(file) != digest:
             raise UserError(f"{file}: contents differ from the manifest; delete {folder} to fall back to an older one")
     return Checkpoint(folder, manifest)
+
+
+def parse(text: bytes | None, folder: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
+    """What a manifest says, and size and SHA-256 of each file; `folder` is the checkpoint's.
+
+    Raises:
+        UserError: there is none, it is damaged, or of another format.
+    """
+    path = folder / MANIFEST
+    if text is None:
+        raise UserError(f"{folder}: no complete checkpoint (no {MANIFEST}): it was interrupted while saving")
+    try:
+        manifest = json.loads(text.decode("utf-8"))
+        files = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
+        _ = int(manifest["progress"]["step"]), dict(manifest["parameters"]), dict(manifest["recipe"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, error) from error
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: checkpoint format {manifest.get('format')}, this version reads {FORMAT}")
+    for name in files:
+        if Path(name).name != name or name == "..":
+            raise UserError(f"{path}: file name {name!r} leaves the checkpoint's folder")
+    return manifest, files
+
+
+def check_size(file: Path, size: int | None, expected: int) -> None:
+    """Raises UserError when a checkpoint's file has not the size that its manifest says; None: it is not there."""
+    if size != expected:
+        found = "missing" if size is None else f"truncated or changed: {size} bytes, expected {expected}"
+        raise UserError(f"{file}: {found}; delete {file.parent} to fall back to an older checkpoint")
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    problem = f"{type(error).__name__}: {error}"
+    return UserError(f"{folder / MANIFEST}: damaged ({problem}); delete {folder} to fall back to an older checkpoint")
 
 
 def newest(run: Path, warn: bool = True) -> Checkpoint | None:
@@ -189,8 +278,11 @@ def newest(run: Path, warn: bool = True) -> Checkpoint | None:
     return None
 
 
-def check_recipe(checkpoint: Checkpoint, trajectory: Mapping[str, Any]) -> None:
-    """Raises UserError when a checkpoint was made by a recipe with another trajectory; names the keys."""
+def check_recipe(checkpoint: Checkpoint, trajectory: Mapping[str, Any], place: str = "") -> None:
+    """Raises UserError when a checkpoint was made by a recipe with another trajectory; names the keys.
+
+    `place`: where the checkpoint is, if not in its folder alone.
+    """
 
     def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
@@ -202,9 +294,9 @@ def check_recipe(checkpoint: Checkpoint, trajectory: Mapping[str, Any]) -> None:
     theirs, ours = dict(leaves(checkpoint.manifest["recipe"])), dict(leaves(json.loads(json.dumps(trajectory))))
     differ = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     if differ:
-        first = differ[0]
+        first, where = differ[0], place or checkpoint.folder
         raise UserError(
-            f"{checkpoint.folder}: made by another recipe: {first} was {theirs.get(first)!r}, now {ours.get(first)!r}"
+            f"{where}: made by another recipe: {first} was {theirs.get(first)!r}, now {ours.get(first)!r}"
             + (f" (and {len(differ) - 1} more)" if len(differ) > 1 else "")
             + "; give this run another name=..., or the recipe it began with"
         )
@@ -244,7 +336,7 @@ def load(checkpoint: Checkpoint, engine: Engine) -> None:
     if theirs != ours:
         name = next(n for n in [*theirs, *ours] if theirs.get(n) != ours.get(n))
         raise UserError(f"{checkpoint.folder}: parameter {name} is {theirs.get(name)} there, {ours.get(name)} here")
-    with _Pieces(checkpoint) as pieces:
+    with Pieces(checkpoint.folder, checkpoint.manifest["files"]) as pieces:
         engine.shards.load(lambda s: pieces.gather("weight", s))
         for s in engine.shards.slices:
             first, second = engine.moments(s)
@@ -270,47 +362,10 @@ def load_learned(checkpoint: Checkpoint, names: Sequence[str] | None = None) -> 
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-class _Pieces:
-    """Random access to the slices of a checkpoint, whichever worker wrote them."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._folder = checkpoint.folder
-        names = [name for name in checkpoint.manifest["files"] if name.startswith("shard-")]
-        self._files = [safe_open(checkpoint.folder / name, framework="pt") for name in names]
-        self._at: dict[str, list[tuple[int, int, Any, str]]] = {}
-        for file in self._files:
-            for key in file.keys():  # noqa: SIM118
-                name, _, start = key.rpartition("@")
-                length = file.get_slice(key).get_shape()[0]
-                self._at.setdefault(name, []).append((int(start), length, file, key))
-
-    def __enter__(self) -> "_Pieces":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.clear()
-        self._at.clear()
-
-    def gather(self, kind: str, s: Slice) -> Tensor:
-        """(s.length,) float32: the elements of slice `s`."""
-        wanted, found = torch.empty(s.length), 0
-        for start, length, file, key in self._at.get(f"{kind}/{s.name}", []):
-            low, high = max(start, s.start), min(start + length, s.start + s.length)
-            if low < high:
-                wanted[low - s.start : high - s.start] = file.get_slice(key)[low - start : high - start]
-                found += high - low
-        if found != s.length:
-            raise UserError(
-                f"{self._folder}: its files hold {found} of {s.length} elements of {kind} {s.name}; "
-                f"delete {self._folder} to fall back to an older checkpoint"
-            )
-        return wanted
-
-
 def whole_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """All fp32 weights and buffers of a checkpoint, without an engine."""
     state = {}
-    with _Pieces(checkpoint) as pieces:
+    with Pieces(checkpoint.folder, checkpoint.manifest["files"]) as pieces:
         for name, shape in checkpoint.manifest["parameters"].items():
             size = torch.Size(shape)
             state[name] = pieces.gather("weight", Slice(name, 0, size.numel(), torch.empty(0), 0)).view(size)
@@ -318,19 +373,27 @@ def whole_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
         return state | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def prune(run: Path, keep: int, best_step: int | None, step: int) -> None:
+def prune(run: Path, keep: int, best_step: int | None, step: int, mirror: Mirror | None = None) -> None:
     """Deletes all but the best and the newest `keep` complete checkpoints up to `step`, where the run is; rank 0 only.
 
     Those of later steps were damaged, so that the run began before them. They must not count as the newest, and are
-    left until the run writes them again.
+    left until the run writes them again. With a `mirror`, what counts is what the run's place has.
     """
-    complete = [folder for folder in candidates(run) if (folder / MANIFEST).exists()]
-    later = {folder for folder in complete if int(folder.name.removeprefix("step-")) > step}
-    kept = later | set([folder for folder in complete if folder not in later][:keep])
-    if best_step is not None:
-        kept.add(folder_of(run, best_step))
-    for folder in candidates(run):
-        if folder not in kept:
-            # Without its manifest it is not a checkpoint any more, even if the deletion stops half-way.
-            (folder / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
+    local = {int(folder.name.removeprefix("step-")): folder for folder in candidates(run)}
+    there = {number: (folder / MANIFEST).exists() for number, folder in local.items()}
+    if mirror is not None:
+        try:
+            there = steps_there(mirror.files("checkpoints"))
+        except UserError as error:
+            print(f"warning: older checkpoints are not deleted: {error}", flush=True)
+            return
+    complete = [number for number, whole in there.items() if whole]
+    later = {number for number in complete if number > step}
+    kept = later | {best_step} | set([number for number in complete if number not in later][:keep])
+    if mirror is not None:
+        for number in there.keys() - kept:
+            _dropped(mirror, name_of(number))
+    for number in local.keys() - kept:
+        # Without its manifest it is not a checkpoint any more, even if the deletion stops half-way.
+        (local[number] / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(local[number], ignore_errors=True)

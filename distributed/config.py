@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from distributed.engine import EngineConfig
 from distributed.recipe_file import PathField
+from distributed.storage import Mirror, StorageField, below, mirror_of
 from distributed.tracking import TrackingConfig
 from models.backbones.resnet import ResNet, ResNetConfig
 from models.backbones.univl.beam_search import BeamSearchConfig
@@ -89,8 +90,10 @@ class Recipe(StrictConfig):
     """The run's folder below `storage`. The same name continues the same run."""
     task: Literal["alignment", "classification", "retrieval", "captioning", "sentiment"]
     seed: int = Field(default=101, ge=0)
-    storage: PathField = Path("runs")
-    """A folder that all nodes share."""
+    storage: StorageField = Path("runs")
+    """A folder that all nodes share, or the URI of any place that pyarrow or fsspec reaches: s3://bucket/runs, gs://...,
+    hdfs://..., file:///mnt/x. A run in such a place has a mirror on every node, below MELTMATCH_CACHE (default:
+    ~/.cache/meltmatch). Credentials are the provider's environment variables or files, never in the URI."""
     init_from: PathField | None = None
     """An export whose weights the run starts from."""
     data: Any
@@ -137,8 +140,27 @@ class Recipe(StrictConfig):
 
     @property
     def folder(self) -> Path:
-        """Where the run lives."""
-        return self.storage.absolute() / self.name
+        """Where the run works on this node: its place, or with a URI as storage the mirror of it."""
+        return self._local / self.name
+
+    @property
+    def place(self) -> Path | str:
+        """Where the run lives: a folder, or a URI."""
+        return below(self.storage, self.name) if isinstance(self.storage, str) else self.folder
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """What keeps folder and place in step; None where they are the same."""
+        return Mirror(self.folder, self.place) if isinstance(self.place, str) else None
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again, such as embeddings of sentences; with a URI as storage on this node alone."""
+        return self._local / "cache"
+
+    @property
+    def _local(self) -> Path:
+        return mirror_of(self.storage) if isinstance(self.storage, str) else self.storage.absolute()
 
     def micro_batches(self, workers: int) -> int:
         """Into how many parts each of so many workers cuts its share of a batch."""

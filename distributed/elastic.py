@@ -9,7 +9,9 @@ from typing import Any
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
-from distributed.signals import SAVE
+from distributed.signals import SAVE, ask, is_asked, withdraw
+from distributed.storage import Mirror
+from models.errors import UserError
 
 PATIENCE_S = 120.0
 """How long a step and a checkpoint may take; after that the run starts anew from its last one."""
@@ -20,8 +22,8 @@ GIVING_UP_S = 30.0
 class Elastic(ControllerCallback):
     """Runs in Ray Train's controller."""
 
-    def __init__(self, run: str, look_every_s: float) -> None:
-        self._run, self._look_every_s = run, look_every_s
+    def __init__(self, run: Path, mirror: Mirror | None, look_every_s: float) -> None:
+        self._run, self._mirror, self._look_every_s = run, mirror, look_every_s
         self._looked = 0.0
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
@@ -37,11 +39,14 @@ class Elastic(ControllerCallback):
 
     def _save(self, workers: int) -> None:
         print(f"room for {workers} workers: saving a checkpoint, then going on with them", flush=True)
-        asked, end = Path(self._run) / SAVE, time.monotonic() + PATIENCE_S
-        asked.touch()
-        while asked.exists() and time.monotonic() < end:
-            time.sleep(0.2)
-        asked.unlink(missing_ok=True)
+        end = time.monotonic() + PATIENCE_S
+        try:
+            ask(self._run, self._mirror, SAVE)
+            while is_asked(self._run, self._mirror, SAVE) and time.monotonic() < end:
+                time.sleep(0.2 if self._mirror is None else 1.0)
+            withdraw(self._run, self._mirror, SAVE)
+        except (OSError, UserError) as error:
+            print(f"warning: {error}; the run goes on from its last checkpoint", flush=True)
 
 
 def look(wait: bool) -> None:

@@ -3,9 +3,9 @@
     python -m distributed.evaluate RUN [--split test] [--beam 8] [--page PAGE.html] [key=value ...]
     python -m distributed.evaluate RECIPE model.name=ridge
 
-RUN is a run's folder (its best checkpoint is scored) or an export with --recipe naming the data. Prints a table and
-writes it to RUN/evaluation-SPLIT.json: of alignment, video accuracy and text IoU (percent, mean over movies); of other
-tasks their own scores.
+RUN is a run's folder or URI (its best checkpoint is scored) or an export with --recipe naming the data. Prints a table
+and writes it to RUN/evaluation-SPLIT.json: of alignment, video accuracy and text IoU (percent, mean over movies); of
+other tasks their own scores.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from distributed import checkpoint
+from distributed import checkpoint, fetch
 from distributed.command import main_of
 from distributed.config import BaselineConfig, Recipe, VideoTextRecipe
 from distributed.export import Export, checkpoint_of, export_of, read_export
@@ -100,16 +100,17 @@ def _open(where: Path, recipe: Path | None, overrides: Sequence[str], which: str
         raise UserError(f"{where}: neither a run (recipe.yaml) nor an export (config.json)")
     loaded = load_recipe(where, overrides, Recipe)
     if not isinstance(loaded.model, BaselineConfig):
-        if not (loaded.folder / "recipe.yaml").is_file():
-            raise UserError(f"{loaded.folder}: not trained yet; run `python -m distributed.train {where}` first")
-        return loaded, export_of(loaded.folder, which)
+        run = fetch.view(loaded.place, which)
+        if not (run / "recipe.yaml").is_file():
+            raise UserError(f"{run}: not trained yet; run `python -m distributed.train {where}` first")
+        return loaded, export_of(run, which)
     return loaded, None
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m distributed.evaluate", description="Score a run beside baselines.")
-    parser.add_argument("where", type=Path, help="a run's folder, an export, or a recipe")
+    parser.add_argument("where", help="a run's folder or URI, an export, or a recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--recipe", type=Path, help="with an export: the recipe whose data is scored")
     parser.add_argument("--split", choices=SPLITS, default="test")
@@ -123,11 +124,14 @@ def evaluate(arguments: Sequence[str]) -> None:
     names = {"all": list(ALIGNERS), "none": []}.get(options.baselines, options.baselines.split(","))
     if unknown := [name for name in names if name not in ALIGNERS]:
         raise UserError(f"--baselines: no baseline {unknown[0]!r}; there are {', '.join(ALIGNERS)}")
-    if (recipe := _scored_by_its_task(options.where, options.overrides)) is not None:
-        score_task(recipe, options.split, options.checkpoint, options.baselines != "none")
+    where = fetch.view(options.where, options.checkpoint)
+    if (recipe := _scored_by_its_task(where, options.overrides)) is not None:
+        if where != Path(options.where):  # a copy, and not where the recipe says that the run is
+            recipe = recipe.model_copy(update={"storage": where.parent, "name": where.name})
+        fetch.publish(options.where, score_task(recipe, options.split, options.checkpoint, options.baselines != "none"))
         return
-    recipe, export = _open(options.where, options.recipe, options.overrides, options.checkpoint)
-    examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
+    recipe, export = _open(where, options.recipe, options.overrides, options.checkpoint)
+    examples = load_examples(recipe.data, recipe.cache)
     chosen = examples[options.split]
     if not chosen:
         raise UserError(f"the {options.split} split of {recipe.data.annotations} is empty")
@@ -144,13 +148,14 @@ def evaluate(arguments: Sequence[str]) -> None:
         rows[name.replace("_", " ")] = baseline(name, examples["train"], chosen)
     rows[ORACLE] = oracle(chosen)
     print(table(rows, options.split, len(chosen)))
-    if export is not None and (options.where / "recipe.yaml").is_file():
-        target = options.where / f"evaluation-{options.split}.json"
+    if export is not None and (where / "recipe.yaml").is_file():
+        target = where / f"evaluation-{options.split}.json"
         figures = {
             name: {"video_accuracy": r.score.video_accuracy, "text_iou": r.score.text_iou} for name, r in rows.items()
         }
         with atomic_path(target) as temporary:
             temporary.write_text(json.dumps({"about": export.about, "rows": figures}, indent=1) + "\n")
+        fetch.publish(options.where, target)
     if options.page:
         write_page(options.page, chosen, movie, rows, recipe)
         print(f"page: {options.page.absolute()}")
@@ -185,18 +190,21 @@ def scores_of(task: Task, chosen: checkpoint.Checkpoint, split: str) -> dict[str
     return scores
 
 
-def score_task(recipe: Recipe, split: str, which: str, baselines: bool) -> None:
-    """Prints a run's scores on a split, and writes them to its folder; for retrieval beside a ridge regression's."""
+def score_task(recipe: Recipe, split: str, which: str, baselines: bool) -> Path:
+    """Prints a run's scores on a split, and writes them to a file in its folder, whose path it returns; for retrieval
+    beside a ridge regression's."""
     chosen, task = checkpoint_of(recipe.folder, which), task_of_run(recipe)
     scores = scores_of(task, chosen, split)
     rows = {recipe.name: scores}
     if baselines and isinstance(task, VideoTextTask) and task.kind == "retrieval":
-        rows |= _ridge_search(task, split, recipe.storage.absolute() / "cache")
+        rows |= _ridge_search(task, split, recipe.cache)
     lines = [f"| {split}, step {chosen.step} | {' | '.join(scores)} |", "|---" * (1 + len(scores)) + "|"]
     lines += [f"| {name} | {' | '.join(f'{value:.2f}' for value in row.values())} |" for name, row in rows.items()]
     print("\n".join(lines))
-    with atomic_path(recipe.folder / f"evaluation-{split}.json") as temporary:
+    target = recipe.folder / f"evaluation-{split}.json"
+    with atomic_path(target) as temporary:
         temporary.write_text(json.dumps({"about": {"step": chosen.step}, "rows": rows}, indent=1) + "\n")
+    return target
 
 
 def _ridge_search(task: VideoTextTask, name: str, cache: Path) -> dict[str, dict[str, float]]:

@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distributed import checkpoint
+from distributed import checkpoint, fetch
 from distributed.command import main_of
 from distributed.config import RECIPES, VideoTextRecipe
+from distributed.storage import PREPROCESSING
 from models.backbones.univl.build import plain
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.official import official_state
@@ -29,8 +30,6 @@ from models.errors import UserError
 from models.neumatch.network import NeuMATCH, NeuMATCHConfig
 from models.neumatch.samples import Preprocessors
 
-PREPROCESSING = "preprocessing.safetensors"
-"""What was fitted before a run, in its folder."""
 PREFIX = "preprocessing."
 
 
@@ -143,15 +142,18 @@ def write_univl(folder: Path, run: Path, chosen: checkpoint.Checkpoint) -> None:
 def export(arguments: Sequence[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m distributed.export", description="Export a run's weights.")
-    parser.add_argument("run", type=Path, help="the run's folder, e.g. runs/NAME")
+    parser.add_argument("run", help="the run's folder, e.g. runs/NAME, or its URI")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     parser.add_argument("--to", type=Path, help="where to write (default: RUN/export)")
     options = parser.parse_args(arguments)
-    target, chosen = options.to or options.run / "export", checkpoint_of(options.run, options.checkpoint)
+    run = fetch.view(options.run, options.checkpoint)
+    target, chosen = options.to or run / "export", checkpoint_of(run, options.checkpoint)
     if RECIPES[chosen.manifest["recipe"]["task"]] is VideoTextRecipe:
-        write_univl(target, options.run, chosen)
+        write_univl(target, run, chosen)
     else:
-        write_export(target, export_of(options.run, options.checkpoint))
+        write_export(target, export_of(run, options.checkpoint))
+    if options.to is None:
+        fetch.publish(options.run, *(target / name for name in ("model.safetensors", "config.json")))
     print(f"exported step {chosen.step} of {options.run} to {target}")
 
 

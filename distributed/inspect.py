@@ -2,8 +2,8 @@
 
     python -m distributed.inspect RUN [--to FOLDER]
 
-RUN is the folder of a run with combiner.name=meltr; its newest checkpoint and its metrics.jsonl are read. Writes every
-figure as PNG and SVG, and index.html, one file that needs no other, to RUN/inspect.
+RUN is the folder or URI of a run with combiner.name=meltr; its newest checkpoint and its metrics.jsonl are read. Writes
+every figure as PNG and SVG, and index.html, one file that needs no other, to RUN/inspect.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from distributed import checkpoint
+from distributed import checkpoint, fetch
 from distributed.command import main_of
 from distributed.metrics_file import read_metrics
 from distributed.pages.learned_loss import FIGURES, Learned
@@ -93,11 +93,12 @@ def _row(learned: Learned, t: int) -> str:
 def inspect(arguments: Sequence[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m distributed.inspect", description="Draw a run's learned loss.")
-    parser.add_argument("run", type=Path, help="the run's folder, e.g. runs/NAME")
+    parser.add_argument("run", help="the run's folder, e.g. runs/NAME, or its URI")
     parser.add_argument("--to", type=Path, help="where to write (default: RUN/inspect)")
     options = parser.parse_args(arguments)
-    learned = read_learned(options.run)
-    target = options.to or options.run / "inspect"
+    run = fetch.view(options.run, "last")
+    learned = read_learned(run)
+    target = options.to or run / "inspect"
     sections = []
     for figure in FIGURES:
         picture = figure(learned)
@@ -113,6 +114,8 @@ def inspect(arguments: Sequence[str]) -> None:
         sections.append(section(picture, light, render(picture, "png", "dark"), remark))
         print(f"drew {target / picture.name}.png and .svg", flush=True)
     write_page(target / "index.html", learned, sections)
+    if options.to is None:
+        fetch.publish(options.run, *sorted(target.iterdir()))
     print(f"page: {(target / 'index.html').absolute()}")
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed import checkpoint, job_environment
+from distributed import checkpoint, fetch, job_environment
 from distributed.batches import Batches, Losses
 from distributed.collectives import WorldCollectives
 from distributed.combining import Combiner, Step
@@ -99,7 +99,8 @@ class Trainer:
         self.components = list(dict.fromkeys(parts))
         self.component = torch.tensor([self.components.index(part) for part in parts])
         self.norms: list[Tensor] = []
-        found = checkpoint.newest(recipe.folder, warn=self.rank == 0)
+        self.mirror = recipe.mirror
+        found = fetch.newest(recipe.folder, self.mirror, fetch.everyone, warn=self.rank == 0)
         if found is not None:
             checkpoint.check_recipe(found, recipe.trajectory())
             checkpoint.load(found, self.engine)
@@ -203,10 +204,11 @@ class Trainer:
     def save(self) -> Path | None:
         """Writes a checkpoint and drops the ones that are no longer kept. Collective."""
         progress, trajectory = self.state.to_json(), self.recipe.trajectory()
-        folder = checkpoint.save(self.recipe.folder, self.engine, progress, trajectory, self.combiner.saved())
+        learned, mirror = self.combiner.saved(), self.mirror
+        folder = checkpoint.save(self.recipe.folder, self.engine, progress, trajectory, learned, mirror)
         if folder is not None and self.rank == 0:
             state, keep = self.state, self.recipe.checkpoint.keep
-            checkpoint.prune(self.recipe.folder, keep, state.best_step, state.step)
+            checkpoint.prune(self.recipe.folder, keep, state.best_step, state.step, mirror)
         return folder
 
 
@@ -245,7 +247,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     liveness = Liveness(nodes.own, recipe.scaling.collective_timeout_s / 3, _say)
     try:
         trainer = Trainer(recipe, _load(recipe))
-        signals = Signals(recipe.folder, trainer.device, nodes.leaving, _say)
+        signals = Signals(recipe.folder, recipe.mirror, trainer.device, nodes.leaving, _say)
         try:
             return _train(trainer, signals, liveness)
         finally:
@@ -332,12 +334,13 @@ def _train(trainer: Trainer, signals: Signals, liveness: Liveness) -> dict[str, 
             folder = trainer.save()
             if folder is None and state.best_step == state.step:
                 state.best, state.best_step = before  # the best is what can be loaded again
-            signals.saved()
+            signals.saved(asked)
             report(trainer, folder)
         if stopped:
             break
     if tracker is not None:
         tracker.close()
+        fetch.end(trainer.mirror)
     result = {"step": state.step, **state.figures, **_best(recipe, state)}
     return result if state.epoch == training.epochs else {**result, "stopped": True}
 
@@ -346,6 +349,7 @@ def _load(recipe: Recipe) -> Task:
     """The task on this worker; if any worker cannot read its data, all of them stop with its message. Collective."""
     problem, task = "", None
     try:
+        fetch.begin(recipe.mirror, first=dist.get_rank() == 0)
         task = load_task(recipe)
     except UserError as error:
         problem = f"worker {dist.get_rank()}: {error}"

@@ -8,16 +8,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from distributed.recipe_yaml import KeyPath, YamlError, dotted, dump_yaml, parse_yaml
+from distributed.storage import place, without_secrets
 from models.config import StrictConfig
 from models.errors import UserError
 
 T = TypeVar("T", bound=StrictConfig)
-PathField = Annotated[Path, Field(strict=False)]
+
+
+def _no_uri(path: Path) -> Path:
+    try:
+        place(str(path))  # Path has made one slash of two
+    except ValueError:
+        raise ValueError("expected a folder or a file; of all keys only a run's storage may be a URI") from None
+    return path
+
+
+PathField = Annotated[Path, Field(strict=False), AfterValidator(_no_uri)]
 """The type of a path in a schema: text is accepted too, from a recipe and from Python."""
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -236,7 +247,7 @@ def _expected(annotation: Any) -> str:
 def _shown(value: Any) -> str:
     """A value as a recipe would spell it, cut to a length that leaves the message readable."""
     text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)
-    text = " ".join(text.split())
+    text = without_secrets(" ".join(text.split()))
     return text if len(text) <= 60 else text[:57] + "..."
 
 

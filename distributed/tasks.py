@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe, VideoTextRecipe
-from distributed.export import PREPROCESSING, read_export
+from distributed.export import read_export
+from distributed.storage import PREPROCESSING
 from models.backbones.univl.build import check_start
 from models.combiners import losses_needed
 from models.data.alignment_set import load_examples
@@ -51,7 +52,7 @@ def load_task(recipe: Recipe) -> Task:
         return ClassificationTask(recipe.model, recipe.data, load_images(recipe.data))
     if not isinstance(recipe, AlignmentRecipe):
         raise ValueError(f"no task for a {type(recipe).__name__}")
-    examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
+    examples = load_examples(recipe.data, recipe.cache)
     return alignment_task(recipe, examples, Preprocessors.from_file(recipe.folder / PREPROCESSING))
 
 
@@ -75,7 +76,7 @@ def _neumatch(recipe: AlignmentRecipe) -> NeuMATCHConfig:
 def _prepare_alignment(recipe: AlignmentRecipe, begun: bool) -> AlignmentTask:
     model = _neumatch(recipe)
     initial = read_export(recipe.init_from, recipe.model) if recipe.init_from is not None else None
-    examples = load_examples(recipe.data, recipe.storage.absolute() / "cache")
+    examples = load_examples(recipe.data, recipe.cache)
     if not examples["train"]:
         raise UserError("the training split is empty: there is nothing to train on")
     fitted: Path | None = None  # where what was fitted comes from, if not from this data

@@ -8,6 +8,7 @@ Checks everything that can be checked, then launches. The same command again con
 import argparse
 import logging
 import os
+import shlex
 import signal
 import sys
 import sysconfig
@@ -16,15 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from distributed import checkpoint
-from distributed.alone import check_alone
+from distributed import checkpoint, fetch
+from distributed.alone import board_of, check_alone
 from distributed.command import main_of
 from distributed.config import Recipe
 from distributed.loop import train_worker
 from distributed.progress import short
 from distributed.recipe_file import dump_recipe, load_recipe
 from distributed.reservation import free_reservation
-from distributed.signals import SAVE, STOP
+from distributed.signals import SAVE, STOP, ask, withdraw
+from distributed.storage import PREPROCESSING
 from distributed.tasks import prepare_task
 from models.data.files import atomic_path
 from models.errors import UserError
@@ -39,15 +41,22 @@ def prepare(recipe: Recipe) -> None:
     Raises:
         UserError: for whatever is wrong, before anything is launched.
     """
-    check_alone(recipe.folder)
-    found = checkpoint.newest(recipe.folder, warn=False)
+    mirror = recipe.mirror
+    if mirror is not None:
+        mirror.check()
+    check_alone(board_of(recipe.folder, mirror), str(recipe.place))
+    if mirror is not None:
+        mirror.pull(PREPROCESSING)
+    found = fetch.newest(recipe.folder, mirror, warn=False, look=True)
     if found is not None:
-        checkpoint.check_recipe(found, recipe.trajectory())
+        checkpoint.check_recipe(found, recipe.trajectory(), mirror.uri if mirror is not None else "")
     prepare_task(recipe, begun=found is not None)
     for name in (STOP, SAVE):
-        (recipe.folder / name).unlink(missing_ok=True)
+        withdraw(recipe.folder, mirror, name)
     with atomic_path(recipe.folder / "recipe.yaml") as temporary:
         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+    if mirror is not None:
+        mirror.push(*(path for name in ("recipe.yaml", PREPROCESSING) if (path := recipe.folder / name).exists()))
 
 
 def launch(recipe: Recipe) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def _settings(recipe: Recipe) -> None:
 
 
 def _newest_step(recipe: Recipe) -> int:
-    found = checkpoint.newest(recipe.folder, warn=False)
+    found = fetch.newest(recipe.folder, recipe.mirror, warn=False, look=True)
     return -1 if found is None else found.step
 
 
@@ -118,9 +127,9 @@ def _trainer(recipe: Recipe, resources: Mapping[str, float]) -> Any:
         ),
         run_config=ray.train.RunConfig(
             name=recipe.name,
-            storage_path=str(recipe.storage.absolute()),
+            storage_path=str(recipe.folder.parent),  # Ray leaves a marker there; checkpoints are our own
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
-            callbacks=cast(Any, [Elastic(str(recipe.folder), scaling.resize_interval_s)] if elastic else []),
+            callbacks=cast(Any, [Elastic(recipe.folder, recipe.mirror, scaling.resize_interval_s)] if elastic else []),
         ),
     )
 
@@ -133,7 +142,7 @@ def stopping_when_asked(recipe: Recipe) -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, before)
-        (recipe.folder / STOP).touch()
+        ask(recipe.folder, recipe.mirror, STOP)
         print("asked to stop: the run ends after its step, with a checkpoint", flush=True)
 
     signal.signal(signal.SIGTERM, stop)
@@ -159,7 +168,9 @@ def _runtime_environment() -> dict[str, Any] | None:
     """
     if not os.environ.get("RAY_ADDRESS") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return None
-    names = ("MELTMATCH_DATA", "WANDB_MODE", "WANDB_BASE_URL", "HF_HUB_OFFLINE")
+    names = ["MELTMATCH_DATA", "MELTMATCH_CACHE", "WANDB_MODE", "WANDB_BASE_URL", "HF_HUB_OFFLINE"]
+    # Where a storage's server is; never its keys, which Ray would show to whoever sees its dashboard.
+    names += ["AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
     return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
 
 
@@ -228,7 +239,7 @@ def train(arguments: Sequence[str]) -> None:
         print(f"stopped {recipe.name} at step {figures['step']}, with a checkpoint; the same command goes on")
         sys.exit(STOPPED)
     print(f"finished {recipe.name}: " + ", ".join(f"{k} {short(v)}" for k, v in figures.items()))
-    print(f"run folder: {recipe.folder}\nscore it:   python -m distributed.evaluate {recipe.folder}")
+    print(f"run folder: {recipe.place}\nscore it:   python -m distributed.evaluate {shlex.quote(str(recipe.place))}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import logging
 import os
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,10 @@ torch.set_num_threads(1)
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["DS_ACCELERATOR"] = "cpu"
+# Mirrors of runs in other places; and keys that fit the S3 server of the tests alone.
+MIRRORS = tempfile.TemporaryDirectory(prefix="meltmatch-mirrors-")
+os.environ["MELTMATCH_CACHE"] = MIRRORS.name
+os.environ |= {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
 
 # No test is judged by its time.
 settings.register_profile("meltmatch", deadline=None)

@@ -47,7 +47,7 @@ def write_best(path: Path, records: list[Record], mode: Mode, recipe: Recipe, me
     best = best_of(records, mode)
     if best is None:
         return
-    again = recipe.model_copy(update={"name": f"{recipe.name}-best", "storage": recipe.storage.parent})
+    again = recipe.model_copy(update={"name": f"{recipe.name}-best", "storage": recipe.folder.parent.parent})
     header = (
         f"# The best of {len(records)} trials by {metric} ({mode}): trial {best.number}, {best.best(mode)!r}.\n"
         f"# Command:  python -m distributed.train {path}\n"

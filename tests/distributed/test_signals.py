@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from distributed import alone
-from distributed.alone import ALIVE, BEAT_S, SignOfLife, check_alone
-from distributed.signals import SAVE, STOP, Asked, Signals
+from distributed.alone import ALIVE, Board, SignOfLife, check_alone
+from distributed.signals import LOOK_S, SAVE, STOP, Asked, Signals
 from models.errors import UserError
 from tests.support.workers import on_workers
 
@@ -18,23 +18,23 @@ from tests.support.workers import on_workers
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Signs of life ten times as fast."""
-    for name in ("BEAT_S", "SILENCE_S", "PATIENCE_S"):
-        monkeypatch.setattr(alone, name, getattr(alone, name) / 10)
+    monkeypatch.setattr(Board, "beat_s", Board.beat_s / 10)
+    monkeypatch.setattr(alone, "PATIENCE_S", alone.PATIENCE_S / 10)
 
 
 def test_a_fresh_folder_is_free(tmp_path: Path) -> None:
-    check_alone(tmp_path / "not there yet")
+    check_alone(Board(tmp_path / "not there yet"), "here")
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_dead_group_is_waited_for_and_forgotten(tmp_path: Path) -> None:
-    SignOfLife(tmp_path).beat()
-    check_alone(tmp_path)
+    SignOfLife(Board(tmp_path)).beat()
+    check_alone(Board(tmp_path), "RUN")
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_run_that_goes_on_is_not_begun_again(tmp_path: Path) -> None:
-    life, over = SignOfLife(tmp_path), threading.Event()
+    life, over = SignOfLife(Board(tmp_path)), threading.Event()
     life.beat()
 
     def beat() -> None:
@@ -44,8 +44,8 @@ def test_a_run_that_goes_on_is_not_begun_again(tmp_path: Path) -> None:
     beating = threading.Thread(target=beat)
     beating.start()
     try:
-        with pytest.raises(UserError, match=r"is being trained already, by process \d+ on .*touch .*/stop"):
-            check_alone(tmp_path)
+        with pytest.raises(UserError, match=r"^RUN: is being trained already, by process \d+ on .*named stop"):
+            check_alone(Board(tmp_path), "RUN")
     finally:
         over.set()
         beating.join()
@@ -54,7 +54,7 @@ def test_a_run_that_goes_on_is_not_begun_again(tmp_path: Path) -> None:
 
 
 def test_who_was_replaced_learns_of_it(tmp_path: Path) -> None:
-    first, second = SignOfLife(tmp_path), SignOfLife(tmp_path)
+    first, second = SignOfLife(Board(tmp_path)), SignOfLife(Board(tmp_path))
     assert first.beat()
     assert second.beat()  # takes over
     assert second.beat()
@@ -64,7 +64,7 @@ def test_who_was_replaced_learns_of_it(tmp_path: Path) -> None:
 
 
 def test_a_lost_folder_ends_nothing(tmp_path: Path) -> None:
-    life = SignOfLife(tmp_path / "unmounted")
+    life = SignOfLife(Board(tmp_path / "unmounted"))
     assert life.beat()
     assert life.beat()
 
@@ -73,7 +73,7 @@ def hear(run: Path) -> list[list[str]]:
     """What the workers hear, one situation after another."""
     warnings: list[str] = []
     said: list[str] = []
-    signals = Signals(run, torch.device("cpu"), lambda: list(warnings), said.append)
+    signals = Signals(run, None, torch.device("cpu"), lambda: list(warnings), said.append)
     heard: list[str] = []
     main = dist.get_rank() == 0
 
@@ -85,20 +85,20 @@ def hear(run: Path) -> list[list[str]]:
     if main:
         (run / SAVE).touch()
     ask()
-    signals.saved()
+    signals.saved(Asked.SAVE)
     ask()
     if main:
         warnings.append("node 1 will be taken away")
-        time.sleep(2.5 * BEAT_S)
+        time.sleep(2.5 * LOOK_S)
     ask()
-    signals.saved()
+    signals.saved(Asked.SAVE)
     ask()  # one checkpoint a warning
     if main:
         (run / STOP).touch()
     ask()
     if main:
-        SignOfLife(run).beat()
-        time.sleep(2.5 * BEAT_S)
+        SignOfLife(Board(run)).beat()
+        time.sleep(2.5 * LOOK_S)
     ask()
     signals.close()
     return [heard, said]

@@ -62,9 +62,20 @@ def _faults_of_model(kind: str, value: Any, path: str) -> Iterator[str]:
             yield from _faults_of_quantities(item, here)
         else:
             yield from faults(model.openapi_types[attributes[field]], item, here)
-    for attribute, about in model.model_fields.items():
-        if about.is_required() and model.attribute_map[attribute] not in value:
-            yield f"{path}: {kind} needs {model.attribute_map[attribute]}"
+    for attribute, field in model.attribute_map.items():
+        if field not in value and _required(model, attribute):
+            yield f"{path}: {kind} needs {field}"
+
+
+def _required(model: Any, attribute: str) -> bool:
+    """Whether a model refuses to be without an attribute."""
+    empty = model.__new__(model)
+    empty.local_vars_configuration = kubernetes.client.Configuration()
+    try:
+        setattr(empty, attribute, None)
+    except ValueError:
+        return True
+    return False
 
 
 def _faults_of_quantities(value: Any, path: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from distributed.config import ClassificationRecipe
 from tests.support.small_runs import changed
 
 
-def digits_values(storage: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+def digits_values(storage: Path | str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe as a YAML file has it; `changes` are by dotted key."""
     values: dict[str, Any] = {
         "name": "digits",
@@ -29,6 +29,6 @@ def digits_values(storage: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
     return changed(values, changes)
 
 
-def digits_recipe(storage: Path, changes: Mapping[str, Any] | None = None) -> ClassificationRecipe:
+def digits_recipe(storage: Path | str, changes: Mapping[str, Any] | None = None) -> ClassificationRecipe:
     """The same, checked."""
     return ClassificationRecipe.model_validate(digits_values(storage, changes or {}), strict=False)

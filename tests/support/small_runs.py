@@ -30,7 +30,7 @@ def small_data(folder: Path, movies: int = 8, width: int = 32) -> Path:
     return folder
 
 
-def recipe_values(data: Path, storage: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_values(data: Path, storage: Path | str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe as a YAML file has it; `changes` are by dotted key."""
     values: dict[str, Any] = {
         "name": "run",
@@ -63,6 +63,6 @@ def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return values
 
 
-def small_recipe(data: Path, storage: Path, changes: Mapping[str, Any] | None = None) -> AlignmentRecipe:
+def small_recipe(data: Path, storage: Path | str, changes: Mapping[str, Any] | None = None) -> AlignmentRecipe:
     """The recipe of a tiny network on `small_data` below `data`."""
     return AlignmentRecipe.model_validate(recipe_values(data, storage, changes or {}), strict=False)
