@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from distributed import checkpoint, fetch
 from distributed.alone import board_of, check_alone
+from distributed.capacity import Capacity
 from distributed.command import main_of
 from distributed.config import Recipe
 from distributed.loop import train_worker
@@ -70,9 +71,9 @@ def launch(recipe: Recipe) -> dict[str, Any]:
     import ray.train
 
     start_ray()
-    nodes = nodes_of_cluster()
-    resources = resources_of_worker(recipe, nodes)
-    check_capacity(recipe, nodes)
+    capacity = Capacity.of_cluster()
+    capacity.check(recipe)
+    resources = capacity.worker(recipe)
     free_reservation(recipe.folder)
     while True:
         reached = _newest_step(recipe)
@@ -172,56 +173,6 @@ def _runtime_environment() -> dict[str, Any] | None:
     # Where a storage's server is; never its keys, which Ray would show to whoever sees its dashboard.
     names += ["AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
     return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
-
-
-Nodes = Sequence[Mapping[str, float]]
-"""What each node of a cluster has."""
-
-
-def nodes_of_cluster() -> Nodes:
-    """The nodes that this process's cluster has, or with an autoscaler can ever have."""
-    import ray
-    from ray._private.state import state
-
-    nodes: list[Mapping[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    config = state.get_cluster_config()
-    if config is not None:
-        for group in config.node_group_configs:
-            have = sum(all(node.get(name) == amount for name, amount in group.resources.items()) for node in nodes)
-            nodes += [dict(group.resources)] * max(0, group.max_count - have)
-    return nodes
-
-
-def resources_of_worker(recipe: Recipe, nodes: Nodes) -> dict[str, float]:
-    """What Ray reserves for one worker of a run."""
-    gpus = recipe.scaling.gpus_per_worker
-    if gpus is None:
-        gpus = float(sum(node.get("GPU", 0.0) for node in nodes) >= recipe.scaling.workers)
-    return {"CPU": recipe.scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
-
-
-def workers_that_fit(resources: Mapping[str, float], nodes: Nodes) -> int:
-    """How many workers an empty cluster holds; a worker is on one node."""
-    return sum(min(int(node.get(name, 0.0) / amount + 1e-6) for name, amount in resources.items()) for node in nodes)
-
-
-def check_capacity(recipe: Recipe, nodes: Nodes) -> None:
-    """Raises UserError where the cluster can never hold a run's workers, for which Ray would wait for ever."""
-    workers, resources = recipe.scaling.min_workers or recipe.scaling.workers, resources_of_worker(recipe, nodes)
-    key = "scaling.workers" if recipe.scaling.min_workers is None else "scaling.min_workers"
-    for name, each in resources.items():
-        there = sum(node.get(name, 0.0) for node in nodes)
-        if workers * each > there + 1e-6:
-            raise UserError(
-                f"scaling asks for {workers * each:g} {name}s ({workers} workers), but this cluster has {there:g}; "
-                f"lower {key} or scaling.{name.lower()}s_per_worker"
-            )
-    if (fitting := workers_that_fit(resources, nodes)) < workers:
-        taken = " and ".join(f"{amount:g} {name}s" for name, amount in resources.items())
-        raise UserError(
-            f"{key}={workers} with {taken} each: the {len(nodes)} nodes of this cluster hold {fitting} such "
-            f"workers, for a worker cannot be spread over nodes; lower {key} or what each takes"
-        )
 
 
 def train(arguments: Sequence[str]) -> None:

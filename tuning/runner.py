@@ -12,17 +12,10 @@ from typing import Any, Protocol
 from ray import tune
 from ray.tune.search import Searcher
 
+from distributed.capacity import Capacity
 from distributed.config import Recipe
 from distributed.recipe_file import load_recipe
-from distributed.train import (
-    Nodes,
-    check_capacity,
-    nodes_of_cluster,
-    prepare,
-    resources_of_worker,
-    start_ray,
-    workers_that_fit,
-)
+from distributed.train import prepare, start_ray
 from models.errors import UserError
 from tuning.config import SweepConfig, overrides_of
 from tuning.journal import Journal, Propose
@@ -67,11 +60,10 @@ class Runner:
         if not self.unfinished():
             return True
         start_ray(show_workers=False)
-        nodes = nodes_of_cluster()
-        check_capacity(self.base, nodes)
-        fitting = workers_that_fit(resources_of_worker(self.base, nodes), nodes) // self.base.scaling.workers
-        self.journal.machine = machine_of(nodes)
-        self.concurrent = min(self.config.budget.concurrent or fitting, fitting)
+        capacity = Capacity.of_cluster()
+        capacity.check(self.base)
+        self.journal.machine = str(capacity)
+        self.concurrent = concurrent_trials(capacity, self.base, self.config.budget.concurrent)
         if not self.journal.waiting and not len(self.journal):
             self._check_data()
         _configure_tune()
@@ -253,10 +245,21 @@ class _Halt(tune.Stopper):
         return self.runner.halted
 
 
-def machine_of(nodes: Nodes) -> str:
-    """What a cluster has, in words."""
-    cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
-    return f"{cpus:g} CPU cores" + (f" and {gpus:g} GPUs" if gpus else "")
+def concurrent_trials(capacity: Capacity, base: Recipe, wanted: int | None) -> int:
+    """How many trials run at a time: as many as fit, or fewer that are wanted.
+
+    Raises:
+        UserError: the cluster grows as it is asked to, and nobody has said how far.
+    """
+    if capacity.grows:
+        if wanted is None:
+            raise UserError(
+                "budget.concurrent: this cluster starts nodes when they are asked for; say how many trials may run at "
+                "a time"
+            )
+        return wanted
+    fitting = capacity.holds(capacity.worker(base)) // base.scaling.workers
+    return min(wanted or fitting, fitting)
 
 
 def _reason(trial: Any) -> str:

@@ -3,9 +3,9 @@
     python -m tests.rehearsals.chaos [--kills 200] [--seed 1] [--folder runs/chaos]
 
 A local cluster of three nodes trains one small elastic run after another (2 workers, at least 1; ZeRO 0 to 3 in turn;
-a checkpoint every few steps), while a worker or a whole node is killed at random moments, in half of the cases just when
-a checkpoint is being written. After each run every step is in the log once, with the loss that it has undisturbed, every
-complete checkpoint verifies, and no break has repeated more than an interval.
+a checkpoint every few steps), while a worker or a whole node is killed at random moments, in half of the cases just
+when a checkpoint is being written. After each run every step is in the log once, with the loss that it has undisturbed,
+every complete checkpoint verifies, and no break has repeated more than an interval.
 """
 
 import argparse
@@ -77,8 +77,8 @@ def being_saved(run: Path) -> bool:
 
 def strike(made: LocalCluster, run: Path, training: Driver, source: random.Random, counts: Counts) -> bool:
     """Waits for a random moment, and kills; False where the run had ended by then."""
-    whole_node, while_saving = source.random() < 0.35, source.random() < 0.5
-    end, limit = time.monotonic() + source.uniform(0.0, 3.0), time.monotonic() + 60
+    whole_node, while_saving = source.random() < 0.25, source.random() < 0.5
+    end, limit = time.monotonic() + source.uniform(0.0, 2.0), time.monotonic() + 60
     while time.monotonic() < end or not busy_nodes(made):
         if training.process.poll() is not None:
             return False
@@ -137,7 +137,7 @@ def one_run(made: LocalCluster, recipe: Any, undisturbed: list[float], source: r
     training = Driver(made, recipe.storage / f"{recipe.name}.txt", "distributed.train", path)
     try:
         progress, since = 0, time.monotonic()
-        disturb = source.randint(3, 7)
+        disturb = source.randint(8, 14)
         while training.process.poll() is None:
             if disturb and strike(made, run, training, source, counts):
                 disturb -= 1
