@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 ACTIVATE := . $(VENV)/bin/activate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint rehearse bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -36,6 +36,10 @@ lint: setup ## check style and types
 	$(ACTIVATE) && ruff check
 	$(ACTIVATE) && ruff format --check
 	$(ACTIVATE) && mypy
+
+rehearse: setup ## disturb runs on local clusters of several nodes; takes an hour (200 random kills)
+	$(ACTIVATE) && python -m pytest -m rehearsal -s
+	$(ACTIVATE) && python -m tests.rehearsals.chaos
 
 bench: setup ## time what is worth timing
 	$(ACTIVATE) && python tests/benchmarks/run.py

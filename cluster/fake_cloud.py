@@ -1,6 +1,6 @@
 """Ray's own autoscaler on one machine: the nodes that it starts and ends are processes here.
 
-The autoscaler, its scheduler and its idle timeout are the real ones; only the cloud is Ray's fake provider.
+The autoscaler, its scheduler and its idle timeout are the real ones; only the cloud is not (`machines.py`).
 """
 
 import re
@@ -9,9 +9,7 @@ from typing import Any
 
 from cluster.command import UserError
 
-HEAD_ID = "f" * 51 + "00000"
-"""The fake provider counts its nodes from this id, which the head must have."""
-HEAD = "ray.head.default"  # the only name that the fake provider knows
+HEAD_ID, HEAD = "head", "head"
 WORKER = "worker"
 
 
@@ -33,8 +31,8 @@ class Cloud:
             raise UserError(f"--autoscale {text!r}: expected MIN..MAX nodes, such as 0..3")
         return cls(int(found[1]), int(found[2]), cpus, gpus, idle_s)
 
-    def config(self, gcs_address: str) -> dict[str, Any]:
-        """What `ray start --autoscaling-config` reads, as `ray up` would have it."""
+    def config(self, machines: dict[str, Any]) -> dict[str, Any]:
+        """What `ray start --autoscaling-config` reads, as `ray up` has it. `machines`: for `cluster.machines`."""
         worker = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
         return {
             "cluster_name": "meltmatch-local",
@@ -43,13 +41,10 @@ class Cloud:
             "upscaling_speed": 1.0,
             "provider": {
                 "type": "external",
-                "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-                "gcs_address": gcs_address,
-                "use_node_id_as_ip": True,
+                "module": "cluster.machines.Machines",
                 "disable_node_updaters": True,
                 "disable_launch_config_check": True,
-                "launch_multiple": True,
-                "head_node_id": HEAD_ID,
+                **machines,
             },
             "auth": {},
             "head_node_type": HEAD,
@@ -78,13 +73,6 @@ class Cloud:
         }
 
 
-def node_environment(node_id: str) -> dict[str, str]:
-    """What the head's processes need so that the fake provider knows them."""
-    return {
-        "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_enable_autoscaler_v2": "1",
-        "RAY_CLOUD_INSTANCE_ID": node_id,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id,
-        "RAY_NODE_TYPE_NAME": HEAD,
-    }
+def node_environment(instance: str, kind: str) -> dict[str, str]:
+    """What tells the autoscaler which of its machines a node is."""
+    return {"RAY_CLOUD_INSTANCE_ID": instance, "RAY_NODE_TYPE_NAME": kind}

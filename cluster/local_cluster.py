@@ -18,14 +18,17 @@ from typing import Any
 
 from cluster import processes
 from cluster.command import UserError
-from cluster.fake_cloud import HEAD_ID, Cloud, node_environment
+from cluster.fake_cloud import HEAD, HEAD_ID, Cloud, node_environment
 
 START_S = 120.0
 """How long the head, or a node, may take to come up."""
-MORE_NODES = ("--include-log-monitor", "False")
-"""The head's monitor sees the logs of all nodes, which lie in one folder; more of them would show every line again."""
 STORE_BYTES = 200 * 2**20
 """Of shared memory for each node: training needs little, and all nodes share this machine's."""
+
+
+EVERY_NODE: tuple[object, ...] = ("--block", "--node-ip-address", "127.0.0.1")
+EVERY_NODE += ("--min-worker-port", 0, "--max-worker-port", 0, "--object-store-memory", STORE_BYTES)
+MORE_NODES = ("--dashboard-agent-listen-port", 0)
 
 
 @dataclass
@@ -143,9 +146,17 @@ def _start_head(made: LocalCluster, head: Sequence[object], cloud: Cloud | None)
     options += ["--dashboard-agent-listen-port", agent, "--ray-client-server-port", client, "--temp-dir", made.folder]
     if cloud is not None:
         file = Path(made.folder) / "autoscaler.json"
-        file.write_text(json.dumps(cloud.config(made.address)), encoding="utf-8")
+        options_of_nodes = ["--address", made.address, *MORE_NODES, *EVERY_NODE]
+        machines = {
+            "mark": made.mark,
+            "folder": made.folder,
+            "options": [str(option) for option in options_of_nodes],
+            "environment": _environment(made),
+        }
+        file.write_text(json.dumps(cloud.config(machines)), encoding="utf-8")
         options += ["--autoscaling-config", file]
-        environment |= node_environment(HEAD_ID)
+        environment |= {"RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        environment |= node_environment(HEAD_ID, HEAD) | {"PYTHONPATH": _with_this_checkout()}
     _ray_start(made, "head", ["--head", *options, *head], environment)
     _wait(made, 1)
 
@@ -155,23 +166,31 @@ def add(made: LocalCluster, resources: Sequence[object]) -> str:
     number = 1 + max((int(name.removeprefix("node-")) for name in made.nodes if name != "head"), default=0)
     name = f"node-{number}"
     there = len(made.living())
-    _ray_start(made, name, ["--address", made.address, "--dashboard-agent-listen-port", 0, *MORE_NODES, *resources], {})
+    _ray_start(
+        made, name, ["--address", made.address, "--temp-dir", Path(made.folder) / name, *MORE_NODES, *resources], {}
+    )
     _wait(made, there + 1)
     return name
 
 
-def _ray_start(made: LocalCluster, name: str, options: Sequence[object], environment: dict[str, str]) -> None:
-    own: list[object] = ["start", "--block", "--node-name", name, "--node-ip-address", "127.0.0.1"]
-    own += ["--min-worker-port", 0, "--max-worker-port", 0, "--object-store-memory", STORE_BYTES]
-    log = Path(made.folder) / f"{name}.log"
-    environment = {
+def _environment(made: LocalCluster) -> dict[str, str]:
+    return {
         "RAY_AUTH_MODE": made.auth,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",  # else a node that is asked to end takes half a minute
         "RAY_raylet_start_wait_time_s": str(int(START_S)),  # a busy machine takes its time
-        **environment,
     }
-    made.nodes[name] = processes.start([*own, *options], made.mark, log, environment)
+
+
+def _with_this_checkout() -> str:
+    root = str(Path(__file__).resolve().parents[1])
+    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+
+
+def _ray_start(made: LocalCluster, name: str, options: Sequence[object], environment: dict[str, str]) -> None:
+    log = Path(made.folder) / f"{name}.log"
+    command = ["start", "--node-name", name, *EVERY_NODE, *options]
+    made.nodes[name] = processes.start(command, made.mark, log, {**_environment(made), **environment})
     made.save()
 
 

@@ -11,7 +11,7 @@ from cluster.local_cluster import LocalCluster, add, drain, kill, start, stop
 from distributed.metrics_file import read_metrics
 from distributed.recipe_file import dump_recipe
 from tests.support.local_clusters import busy_nodes, driver, logged_step, newest_step, workers_of
-from tests.support.small_runs import small_recipe
+from tests.support.small_runs import small_data, small_recipe
 from tests.support.trainers import new_trainer, run_to
 from tests.support.workers import on_workers
 
@@ -19,10 +19,11 @@ pytestmark = pytest.mark.slow
 
 NODE = ("--num-cpus", 1, "--num-gpus", 0)
 INTERVAL = 5
-STEPS = 120
+STEPS = 105
 ELASTIC: dict[str, Any] = {
-    "model.width": 512,  # a step takes long enough for something to happen in it
-    "optimiser.eta": 0.0002,  # 120 steps: at larger rates rounding is amplified to more than 1e-5 (test_trajectory.py)
+    "model.width": 64,
+    "training.batch_size": 256,  # a step takes long enough for something to happen in it
+    "optimiser.eta": 0.0002,  # at larger rates rounding is amplified to more than 1e-5 in so many steps
     "training.epochs": STEPS // 3,
     "training.evaluate_every": STEPS // 3,
     "checkpoint.every_steps": INTERVAL,
@@ -52,6 +53,13 @@ def losses_of(recipe: Any) -> list[float]:
     return run_to(trainer, trainer.total_steps).losses
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So many movies that there are three batches an epoch."""
+    return small_data(tmp_path_factory.mktemp("data"), movies=300)
+
+
+@pytest.mark.rehearsal
 def test_nodes_vanish_and_come_and_the_numbers_stay(local_cluster: LocalCluster, data: Path, tmp_path: Path) -> None:
     recipe = small_recipe(data, tmp_path / "runs", ELASTIC)
     path, run = tmp_path / "recipe.yaml", recipe.folder
