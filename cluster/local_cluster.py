@@ -158,18 +158,17 @@ def _start_head(made: LocalCluster, head: Sequence[object], cloud: Cloud | None)
         environment |= {"RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         environment |= node_environment(HEAD_ID, HEAD) | {"PYTHONPATH": _with_this_checkout()}
     _ray_start(made, "head", ["--head", *options, *head], environment)
-    _wait(made, 1)
+    _wait(made, "head")
 
 
 def add(made: LocalCluster, resources: Sequence[object]) -> str:
     """Adds a node, and returns when it is there -> its name. One at a time: two at once may choose the same socket."""
     number = 1 + max((int(name.removeprefix("node-")) for name in made.nodes if name != "head"), default=0)
     name = f"node-{number}"
-    there = len(made.living())
     _ray_start(
         made, name, ["--address", made.address, "--temp-dir", Path(made.folder) / name, *MORE_NODES, *resources], {}
     )
-    _wait(made, there + 1)
+    _wait(made, name)
     return name
 
 
@@ -194,19 +193,18 @@ def _ray_start(made: LocalCluster, name: str, options: Sequence[object], environ
     made.save()
 
 
-def _wait(made: LocalCluster, count: int) -> None:
+def _wait(made: LocalCluster, name: str) -> None:
     limit = time.monotonic() + START_S
-    while len(made.living()) < count:
-        for name, pid in made.nodes.items():
-            if not processes.family(pid):
-                log = Path(made.folder) / f"{name}.log"
-                last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-                kept = shutil.copy(log, Path(tempfile.gettempdir()) / f"{made.name}-{name}.log")
-                raise UserError(f"{name} of local cluster {made.name!r} ended: {''.join(last)} (all of it: {kept})")
+    while name not in [node["node_name"] for node in made.living()]:
+        if not processes.family(made.nodes[name]):
+            log = Path(made.folder) / f"{name}.log"
+            last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+            kept = shutil.copy(log, Path(tempfile.gettempdir()) / f"{made.name}-{name}.log")
+            raise UserError(f"{name} of local cluster {made.name!r} ended: {''.join(last)} (all of it: {kept})")
         if time.monotonic() > limit:
             raise UserError(
-                f"local cluster {made.name!r}: {len(made.living())} of {count} nodes are up after {START_S:g} s; "
-                "is this machine busy? try again with fewer --nodes"
+                f"local cluster {made.name!r}: {name} is not up after {START_S:g} s; is this machine busy? "
+                "try again with fewer --nodes"
             )
         time.sleep(0.25)
 

@@ -15,6 +15,8 @@ from models.errors import UserError
 
 PATIENCE_S = 120.0
 """How long a step and a checkpoint may take; after that the run starts anew from its last one."""
+NOTICE_S = 1.5
+"""A node does not die all at once, and Ray's answer to what there is may be a second old."""
 GIVING_UP_S = 30.0
 """How long the cluster may take to notice that a node is dead."""
 
@@ -64,6 +66,7 @@ def wait_for_the_dead() -> None:
     import ray
 
     end = time.monotonic() + GIVING_UP_S
+    time.sleep(NOTICE_S)
     while time.monotonic() < end:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if all(answers(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 NODE = ("--num-cpus", 1, "--num-gpus", 0)
 INTERVAL = 5
-STEPS = 105
+STEPS = 240
 ELASTIC: dict[str, Any] = {
     "model.width": 64,
     "training.batch_size": 256,  # a step takes long enough for something to happen in it
