@@ -75,16 +75,19 @@ def launch(recipe: Recipe) -> dict[str, Any]:
     capacity.check(recipe)
     resources = capacity.worker(recipe)
     free_reservation(recipe.folder)
+    in_a_row = 0
     while True:
         reached = _newest_step(recipe)
         try:
             figures: dict[str, Any] = getattr(_trainer(recipe, resources).fit(), "return_value", None) or {}
             break
-        except ray.train.WorkerGroupError:
-            # Ray counts all failures of a run. Those that it went on from are no reason to give it up.
-            if _newest_step(recipe) <= reached:
+        except ray.train.TrainingFailedError as error:
+            # Ray counts all failures of a run; those that it went on from are no reason to give it up. And it does not
+            # try again at all where a worker dies while the group is being made.
+            in_a_row = 0 if _newest_step(recipe) > reached else in_a_row + 1
+            if in_a_row > (0 if isinstance(error, ray.train.WorkerGroupError) else recipe.scaling.max_failures):
                 raise
-            print("the workers died again, after a new checkpoint: the run goes on from there", flush=True)
+            print(f"the workers died, and so did Ray's attempt: the run starts again ({_line_of(error)})", flush=True)
     if "error" in figures:
         raise UserError(figures["error"])
     return figures
@@ -101,6 +104,11 @@ def _settings(recipe: Recipe) -> None:
     if recipe.scaling.min_workers is not None:
         # An elastic group may be planned on a node that has just died; until Ray sees that, it waits for that long.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
+
+
+def _line_of(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Training failed")]
+    return lines[0] if lines else type(error).__name__
 
 
 def _newest_step(recipe: Recipe) -> int:
