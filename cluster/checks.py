@@ -2,13 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from cluster.findings import CLUSTER, GIB, MIB, By, Facts, Finding, State, listed, size
 
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "wandb", "pydantic")
 
-STALE_LOCK_S = 600.0
 SKEW_S = 2.0
 _OPEN_FILES, _FEW_OPEN_FILES = 8192, 1024
 _SPARE_THREADS, _NO_THREADS = 1000, 100
@@ -60,7 +58,7 @@ def _release(version: str) -> str:
 
 
 def building(facts: By) -> list[Finding]:
-    """Whether DeepSpeed can build its op, or has, and whether a build that died keeps the others waiting."""
+    """Whether DeepSpeed can build its op, or has."""
     findings = []
     for node, answer in facts.items():
         lacking = [name for name in ("compiler", "ninja") if not answer[name]]
@@ -72,22 +70,7 @@ def building(facts: By) -> list[Finding]:
         else:
             todo = "install a C++ compiler (apt-get install g++) and ninja (pip install ninja) where Ray's PATH has it"
             findings.append(Finding("op build", node, "fail", f"no {', no '.join(lacking)}", todo))
-        findings.append(_lock(node, [lock for lock in answer["locks"] if lock["age_s"] > STALE_LOCK_S], answer))
     return findings
-
-
-def _lock(node: str, stale: list[dict[str, Any]], answer: Facts) -> Finding:
-    if not stale:
-        return Finding("op lock", node, "ok", "in use" if answer["locks"] else "none")
-    paths = " ".join(f"'{lock['path']}'" for lock in stale)
-    return Finding(
-        "op lock",
-        node,
-        "fail",
-        f"stale, {max(lock['age_s'] for lock in stale) / 60:.0f} min",
-        f"on that node, unless a build is running: rm {paths}",
-        "a process that died while it compiled left it, and every later worker waits for it without a word",
-    )
 
 
 def gpus(facts: By, seen_by_ray: Mapping[str, float]) -> list[Finding]:

@@ -47,24 +47,14 @@ def python_version() -> str:
 
 
 def building() -> Facts:
-    """What DeepSpeed needs to build its op: compiler and ninja, ops that are built, and locks that builds hold."""
+    """What DeepSpeed needs to build its op: compiler and ninja, or the op, built already."""
     folder = os.environ.get("TORCH_EXTENSIONS_DIR")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    root = Path(folder) if folder else cache / "torch_extensions"
-    # In the default folder the ops lie below one folder for each Python and CUDA, in one of one's own they do not.
-    below = "*" if folder else "*/*"
-    now = time.time()
-    locks = []
-    for lock in sorted(root.glob(f"{below}/lock")):
-        try:
-            locks.append({"path": str(lock), "age_s": now - lock.stat().st_mtime})
-        except FileNotFoundError:  # the build has just ended
-            continue
+    root = Path(folder) if folder else cache / "meltmatch" / "operators"
     return {
         "compiler": shutil.which(os.environ.get("CXX", "c++")) or "",
         "ninja": shutil.which("ninja") or "",
-        "ops": sorted(path.stem for path in root.glob(f"{below}/*.so")),
-        "locks": locks,
+        "ops": sorted(path.stem for path in root.glob("*/*.so")),
     }
 
 

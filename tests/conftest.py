@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     because they share fixtures."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        group = "clusters" if {"cluster", "head"} & set(fixtures) else item.path.name
+        group = "clusters" if {"cluster", "head", "local_cluster"} & set(fixtures) else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -25,7 +25,6 @@ def node(**changes: Any) -> dict[str, Any]:
         "compiler": "/usr/bin/c++",
         "ninja": "/usr/bin/ninja",
         "ops": [],
-        "locks": [],
         "shm_total": 16 * GIB,
         "shm_free": 16 * GIB,
         "temporary": "/var/ray/session",
@@ -111,15 +110,6 @@ def test_a_head_without_cuda_has_the_same_torch_as_its_workers() -> None:
 def test_what_deepspeed_needs_to_build_its_op(changes: dict[str, Any], state: str, found: str) -> None:
     finding = of(of_one(node(**changes)), "op build")
     assert (finding.state, finding.found) == (state, found)
-
-
-def test_a_lock_that_a_dead_build_left_is_found_with_the_command_that_removes_it() -> None:
-    lock = {"path": "/home/me/.cache/torch_extensions/py311_cpu/op/lock", "age_s": 660.0}
-    finding = of(of_one(node(locks=[lock])), "op lock")
-    assert (finding.state, finding.found) == ("fail", "stale, 11 min")
-    assert finding.todo.endswith(f"rm '{lock['path']}'")
-    young = of(of_one(node(locks=[lock | {"age_s": 30.0}])), "op lock")
-    assert (young.state, young.found) == ("ok", "in use")
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,16 @@ def test_every_exact_way_takes_the_same_course(alone: list[dict[str, float]], tm
         same(figures, alone, tolerance.get(way, 1e-3))
 
 
+@pytest.mark.parametrize("way", ["finite_difference", "one_sided_difference"])
+def test_differences_see_moved_weights_where_zero_has_cut_them_up(tmp_path: Path, way: str) -> None:
+    """DeepSpeed keeps gathered weights from one forward pass to the next, unless it is told that they have changed."""
+    recipes = [digits_recipe(tmp_path, {"combiner.way": way, "engine.zero_stage": stage}) for stage in (2, 3)]
+    two, three = on_workers(2, learn, recipes, STEPS)[0]
+    for ours, theirs in zip(three, two, strict=True):
+        assert ours.get("hypergradient_norm") == pytest.approx(theirs.get("hypergradient_norm"), rel=1e-2)
+        assert ours["loss/classification"] == pytest.approx(theirs["loss/classification"], rel=2e-5)
+
+
 @pytest.mark.slow
 def test_phi_has_the_same_bits_after_twenty_meta_steps(tmp_path: Path) -> None:
     recipes = [digits_recipe(tmp_path, {"combiner.inner_steps": 1, "engine.zero_stage": stage}) for stage in (0, 2)]

@@ -66,7 +66,7 @@ def recipe_of(case: Case, folder: Path, workers: int) -> Recipe:
 
 @pytest.mark.parametrize(
     ("workers", "cases"),
-    [(2, CASES), *(pytest.param(n, cases, marks=pytest.mark.slow) for n, cases in ((2, OTHERS), (4, CASES)))],
+    [(2, CASES), *(pytest.param(n, cases, marks=pytest.mark.rehearsal) for n, cases in ((2, OTHERS), (4, CASES)))],
 )
 def test_every_collective_is_calculated(tmp_path: Path, workers: int, cases: Sequence[Case]) -> None:
     data = small_videos(tmp_path / "videos")
