@@ -95,7 +95,9 @@ def test_differences_see_moved_weights_where_zero_has_cut_them_up(tmp_path: Path
     recipes = [digits_recipe(tmp_path, {"combiner.way": way, "engine.zero_stage": stage}) for stage in (2, 3)]
     two, three = on_workers(2, learn, recipes, STEPS)[0]
     for ours, theirs in zip(three, two, strict=True):
-        assert ours.get("hypergradient_norm") == pytest.approx(theirs.get("hypergradient_norm"), rel=1e-2)
+        assert ours.keys() == theirs.keys()
+        if "hypergradient_norm" in theirs:
+            assert ours["hypergradient_norm"] == pytest.approx(theirs["hypergradient_norm"], rel=1e-2)
         assert ours["loss/classification"] == pytest.approx(theirs["loss/classification"], rel=2e-5)
 
 
