@@ -72,7 +72,11 @@ def losses_of(recipe: Any) -> list[float]:
 def being_saved(run: Path) -> bool:
     """Whether a checkpoint is being written at this moment."""
     newest = next(iter(checkpoint.candidates(run)), None)
-    return newest is not None and not (newest / checkpoint.MANIFEST).exists()
+    try:
+        begun = newest is not None and time.time() - newest.stat().st_mtime < 0.5  # an older one was interrupted
+        return begun and newest is not None and not (newest / checkpoint.MANIFEST).exists()
+    except FileNotFoundError:
+        return False
 
 
 def strike(made: LocalCluster, run: Path, training: Driver, source: random.Random, counts: Counts) -> bool:
