@@ -44,6 +44,8 @@ class LocalCluster:
     auth: str
     nodes: dict[str, int] = field(default_factory=dict)
     """The process of each node by name; `head` is the first."""
+    started: int = 0
+    """Nodes beside the head so far, with those that are gone: a name is used once."""
 
     @property
     def address(self) -> str:
@@ -163,11 +165,11 @@ def _start_head(made: LocalCluster, head: Sequence[object], cloud: Cloud | None)
 
 def add(made: LocalCluster, resources: Sequence[object]) -> str:
     """Adds a node, and returns when it is there -> its name. One at a time: two at once may choose the same socket."""
-    number = 1 + max((int(name.removeprefix("node-")) for name in made.nodes if name != "head"), default=0)
-    name = f"node-{number}"
-    _ray_start(
-        made, name, ["--address", made.address, "--temp-dir", Path(made.folder) / name, *MORE_NODES, *resources], {}
-    )
+    made.started += 1
+    name = f"node-{made.started}"
+    # A folder of its own, as on a machine of its own: else its agent unpacks a job's files over those of the others.
+    own = ["--address", made.address, "--temp-dir", Path(made.folder) / name]
+    _ray_start(made, name, [*own, *MORE_NODES, *resources], {})
     _wait(made, name)
     return name
 
