@@ -54,7 +54,7 @@ def building() -> Facts:
     return {
         "compiler": shutil.which(os.environ.get("CXX", "c++")) or "",
         "ninja": shutil.which("ninja") or "",
-        "ops": sorted(path.stem for path in root.glob("*/*.so")),
+        "ops": sorted(path.stem for path in root.glob("**/*.so")),
     }
 
 

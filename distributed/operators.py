@@ -6,8 +6,10 @@ left over for certain.
 """
 
 import fcntl
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 EXTENSIONS = "TORCH_EXTENSIONS_DIR"
 
@@ -19,7 +21,7 @@ def build_operators() -> None:
 
     if get_accelerator().communication_backend_name() == "nccl":
         return  # its collectives are NCCL's own
-    folder = Path(os.environ.setdefault(EXTENSIONS, str(_cache() / "operators")))
+    folder = Path(os.environ.setdefault(EXTENSIONS, str(_cache() / "operators" / _installation(deepspeed))))
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
         return
@@ -29,6 +31,13 @@ def build_operators() -> None:
         for left in folder.glob("**/lock"):
             left.unlink(missing_ok=True)
         builder.load(verbose=False)
+
+
+def _installation(deepspeed: Any) -> str:
+    """Two installations that shared a folder would build in turn, each in place of the other's."""
+    import torch
+
+    return hashlib.sha256(f"{deepspeed.__file__} {torch.__version__}".encode()).hexdigest()[:12]
 
 
 def _cache() -> Path:

@@ -104,3 +104,28 @@ def test_a_warned_run_saves_first(local_cluster: LocalCluster, data: Path, tmp_p
         assert training.ended() == 0, training.text
     assert "will be taken away" in training.text
     assert [record["step"] for record in read_metrics(run / "metrics.jsonl")] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.rehearsal
+def test_a_dead_head_ends_the_run_and_another_cluster_goes_on(data: Path, tmp_path: Path) -> None:
+    settings = {**ELASTIC, "scaling.min_workers": None}
+    recipe = small_recipe(data, tmp_path / "runs", settings)
+    path, run = tmp_path / "recipe.yaml", recipe.folder
+    path.write_text(dump_recipe(recipe))
+    first = start("dying-test", 2, NODE)
+    try:
+        with driver(first, tmp_path / "first", "distributed.train", path) as training:
+            training.until(partial(reached, run, STEPS // 5), "progress")
+            kill(first, "head")
+            assert training.ended() != 0
+    finally:
+        stop(first)
+    at = newest_step(run)
+    second = start("living-test", 2, NODE)
+    try:
+        with driver(second, tmp_path / "second", "distributed.train", path) as training:
+            assert training.ended() == 0, training.text
+            assert f"resumed from step {at} " in training.text
+    finally:
+        stop(second)
+    assert [record["step"] for record in read_metrics(run / "metrics.jsonl")] == list(range(1, STEPS + 1))

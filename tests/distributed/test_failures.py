@@ -1,6 +1,7 @@
 """What happens on a real cluster when processes are killed, the disk is full, or W&B cannot be reached."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -95,6 +96,30 @@ def test_killed_worker_is_replaced(
     killer.join()
     assert killed[0] < STEPS  # it was still at work
     check_log(run, undisturbed)
+
+
+def test_frozen_worker_is_named_and_replaced(
+    data: Path, tmp_path: Path, undisturbed: tuple[list[float], dict[str, float]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It neither dies nor answers: without a limit the others would wait in their next collective for ever."""
+    run = tmp_path / "runs" / "run"
+    frozen: list[int] = []
+
+    def freeze() -> None:
+        while newest_step(run) < STEPS // 4:
+            time.sleep(0.01)
+        worker = workers_below(psutil.Process())[-1]
+        worker.suspend()
+        frozen.append(worker.pid)
+
+    freezer = threading.Thread(target=freeze, daemon=True)
+    freezer.start()
+    settings = {**LONG_RUN, "scaling.collective_timeout_s": 9}
+    train([str(write_recipe(tmp_path, small_recipe(data, tmp_path / "runs", settings)))])
+    freezer.join()
+    check_log(run, undisturbed)
+    shown = "".join(capfd.readouterr())
+    assert re.search(rf"rank \d \(node \w+, process {frozen[0]}\) (has not been heard of|does not answer)", shown)
 
 
 def test_killed_driver_and_cluster_go_on_with_another_number_of_workers(

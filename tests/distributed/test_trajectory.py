@@ -85,3 +85,13 @@ def test_norms_of_whole_tensors_at_every_stage(data: Path, alone: dict[str, Cour
             assert (weight <= 1e-6 * theirs[..., 0]).all(), f"stage {stage}"
             assert (gradient <= 1e-4 * theirs[..., 1]).all(), f"stage {stage}"
             assert (ours[-1] > 0).all()
+
+
+def test_a_large_share_is_cut_up(data: Path) -> None:
+    """As where an elastic run has lost workers and each that is left has more to do."""
+    plain = recipe_of(data, "accumulation", 2, **{"engine.accumulation": 1})
+    cut = recipe_of(data, "accumulation", 2, **{"engine.accumulation": 1, "engine.micro_batch": 3})
+    assert [cut.micro_batches(workers) for workers in (1, 2, 4, 8)] == [3, 2, 1, 1]
+    assert cut.trajectory() == plain.trajectory()
+    first, second = on_workers(1, train_all, [plain, cut], 8)[0]
+    assert second.losses == pytest.approx(first.losses, rel=1e-5)
