@@ -34,6 +34,7 @@ settings.register_profile("meltmatch", deadline=None)
 settings.load_profile("meltmatch")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that shares the tests out reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests, one has all that start Ray clusters, and a file's others stay together,
     because they share fixtures."""
