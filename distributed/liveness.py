@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 BEAT_S = 1.0
+SILENCE_S = 5.0
+"""Whoever has not said anything for so long is silent; a busy machine may miss a beat."""
 ANSWER_S = 10.0
 """How long the store, which lives in rank 0's process, may take to answer."""
 ROOT = str(Path(__file__).resolve().parents[1]) + os.sep
@@ -88,7 +90,7 @@ class Liveness:
     def late(self) -> str:
         """Whom the others wait for, in words. Takes a few seconds."""
         before = self._read()
-        time.sleep(3 * BEAT_S)
+        time.sleep(SILENCE_S)
         now = self._read()
         if before is None or now is None:
             return f"{self._who(0)} does not answer"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from distributed.liveness import BEAT_S, Liveness, in_collective
 from tests.support.workers import on_workers
 
-FROZEN_S = 12
+FROZEN_S = 18
 
 
 def freeze() -> None:
