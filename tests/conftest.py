@@ -34,16 +34,6 @@ settings.register_profile("meltmatch", deadline=None)
 settings.load_profile("meltmatch")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin that shares the tests out reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, one has all that start Ray clusters, and a file's others stay together,
-    because they share fixtures."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        group = "clusters" if {"cluster", "head", "local_cluster"} & set(fixtures) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real data sets, from MELTMATCH_DATA; tests that need it are skipped by name without it."""

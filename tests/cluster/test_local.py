@@ -71,11 +71,6 @@ def test_only_marked_processes_are_found(tmp_path: Path) -> None:
         beside.kill()
 
 
-@pytest.fixture
-def head() -> None:
-    """This test starts a cluster; see conftest.py."""
-
-
 def eventually(there: Callable[[], bool]) -> None:
     """A busy dashboard may take its time to list the nodes."""
     end = time.monotonic() + LIMIT_S
@@ -85,7 +80,6 @@ def eventually(there: Callable[[], bool]) -> None:
 
 
 @pytest.mark.rehearsal
-@pytest.mark.usefixtures("head")
 def test_nodes_come_and_go_and_nothing_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["start", "--nodes", "1", "--name", "mine"]) == 0
     shown = capsys.readouterr().out
@@ -113,7 +107,6 @@ def test_nodes_come_and_go_and_nothing_is_left(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("head")
 def test_a_head_that_does_not_come_up_leaves_nothing() -> None:
     with pytest.raises(UserError, match=r"head of local cluster 'wrong' ended: .*all of it: "):
         local_cluster.start("wrong", 0, (), head=("--no-such-option",))
