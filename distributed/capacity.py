@@ -85,12 +85,6 @@ class Capacity:
 
 def _least(recipe: Recipe) -> tuple[str, int]:
     """The key that says how many workers a run needs to begin, and how many those are."""
-    scaling = recipe.scaling
-    return (
-        ("scaling.workers", scaling.workers)
-        if scaling.min_workers is None
-        else (
-            "scaling.min_workers",
-            scaling.min_workers,
-        )
-    )
+    if recipe.scaling.min_workers is None:
+        return "scaling.workers", recipe.scaling.workers
+    return "scaling.min_workers", recipe.scaling.min_workers

@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from distributed.collectives import everyone
 from distributed.engine import Engine
 from distributed.pieces import Pieces
 from distributed.shards import Slice
@@ -99,8 +100,7 @@ def save(
                 entry |= _write(folder / LEARNED, learned[0])
     except (OSError, SafetensorError, UserError) as error:
         problem = f"{error}"
-    files: list[Any] = [None] * workers
-    dist.all_gather_object(files, (problem, entry))
+    files = everyone((problem, entry))
     problems = [text for text, _ in files if text]
     if mirror is not None and not problems:
         problems = _pushed(mirror, [folder / file for file in entry])
@@ -146,9 +146,7 @@ def _pushed(mirror: Mirror, files: Sequence[Path]) -> list[str]:
         mirror.push(*files)
     except (OSError, UserError) as error:
         problem = f"{error}"
-    problems: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    return [text for text in problems if text]
+    return [text for text in everyone(problem) if text]
 
 
 def _dropped(mirror: Mirror, name: str) -> None:

@@ -7,6 +7,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def everyone(value: Any) -> list[Any]:
+    """What each worker says, by rank, on every worker. Collective."""
+    said: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(said, value)
+    return said
+
+
 def _total(tensor: Tensor) -> Tensor:
     total = tensor.contiguous().clone()
     dist.all_reduce(total)

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch.distributed as dist
-
 from distributed import checkpoint
 from distributed.checkpoint import MANIFEST, Checkpoint
 from distributed.metrics_file import warn as warn_of
@@ -26,19 +24,12 @@ WAITS_S = (5, 10, 20, 40)
 """How long a worker waits for a place that does not answer: a run that starts again is not to end for that."""
 
 Share = Callable[[Any], list[Any]]
-"""What each of those that fetch together says, by rank."""
+"""What each of those that fetch together says, by rank: `alone`, or all workers (`collectives.everyone`)."""
 
 
 def alone(value: Any) -> list[Any]:
     """Nobody else fetches."""
     return [value]
-
-
-def everyone(value: Any) -> list[Any]:
-    """All workers fetch together, and agree. Collective."""
-    said: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(said, value)
-    return said
 
 
 def newest(

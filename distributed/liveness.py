@@ -16,6 +16,8 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from distributed.collectives import everyone
+
 BEAT_S = 1.0
 SILENCE_S = 5.0
 """Whoever has not said anything for so long is silent; a busy machine may miss a beat."""
@@ -55,7 +57,7 @@ class Liveness:
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
         self.step = 0
         self._thread, self._quiet_s, self._say = threading.get_ident(), quiet_s, say
-        self._names = _gathered(f"node {node}, process {os.getpid()}")
+        self._names = everyone(f"node {node}, process {os.getpid()}")
         self._store = self._open()
         self._closed = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True, name="liveness")
@@ -65,7 +67,7 @@ class Liveness:
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
         timeout = timedelta(seconds=ANSWER_S)
         store = TCPStore(host, 0, None, True, timeout, wait_for_workers=False) if self.rank == 0 else None
-        port = _gathered(store.port if store is not None else 0)[0]
+        port = everyone(store.port if store is not None else 0)[0]
         return store or TCPStore(host, port, None, False, timeout, wait_for_workers=False)
 
     def _beat(self) -> None:
@@ -133,9 +135,3 @@ def _quietly(read: Callable[[], None]) -> None:
         read()
     except (RuntimeError, OSError):  # rank 0 is gone: nothing was found
         return
-
-
-def _gathered(value: Any) -> list[Any]:
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distributed import checkpoint, fetch, job_environment
 from distributed.batches import Batches, Losses
-from distributed.collectives import WorldCollectives
+from distributed.collectives import WorldCollectives, everyone
 from distributed.combining import Combiner, Step
 from distributed.config import Recipe, recipe_from_json
 from distributed.engine import Engine
@@ -100,7 +100,7 @@ class Trainer:
         self.component = torch.tensor([self.components.index(part) for part in parts])
         self.norms: list[Tensor] = []
         self.mirror = recipe.mirror
-        found = fetch.newest(recipe.folder, self.mirror, fetch.everyone, warn=self.rank == 0)
+        found = fetch.newest(recipe.folder, self.mirror, everyone, warn=self.rank == 0)
         if found is not None:
             checkpoint.check_recipe(found, recipe.trajectory())
             checkpoint.load(found, self.engine)
@@ -353,8 +353,7 @@ def _load(recipe: Recipe) -> Task:
         task = load_task(recipe)
     except UserError as error:
         problem = f"worker {dist.get_rank()}: {error}"
-    problems: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
+    problems = everyone(problem)
     if task is None or any(problems):
         raise UserError(next(text for text in problems if text))
     return task

@@ -3,9 +3,8 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch.distributed as dist
+from distributed.collectives import everyone
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,10 @@ class Nodes:
         import ray
 
         here = ray.get_runtime_context().get_node_id()
-        everywhere: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everywhere, here)
         ranks: dict[str, list[int]] = {}
-        for rank, node in enumerate(everywhere):
+        for rank, node in enumerate(everyone(here)):
             ranks.setdefault(node, []).append(rank)
-        return cls(f"{here[:8]}", ranks)
+        return cls(here[:8], ranks)
 
     def leaving(self) -> list[str]:
         """A line for each of these nodes that the cluster has been told it will lose (a spot instance's warning)."""

@@ -1,6 +1,5 @@
 """What may be asked of a run, and that only one group of workers writes into its folder."""
 
-import threading
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from distributed import alone
 from distributed.alone import ALIVE, Board, SignOfLife, check_alone
 from distributed.signals import LOOK_S, SAVE, STOP, Asked, Signals
 from models.errors import UserError
+from tests.support.beats import trained_elsewhere
 from tests.support.workers import on_workers
 
 
@@ -34,21 +34,12 @@ def test_a_dead_group_is_waited_for_and_forgotten(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_run_that_goes_on_is_not_begun_again(tmp_path: Path) -> None:
-    life, over = SignOfLife(Board(tmp_path)), threading.Event()
-    life.beat()
-
-    def beat() -> None:
-        while not over.wait(0.1):
-            life.beat()
-
-    beating = threading.Thread(target=beat)
-    beating.start()
-    try:
-        with pytest.raises(UserError, match=r"^RUN: is being trained already, by process \d+ on .*named stop"):
-            check_alone(Board(tmp_path), "RUN")
-    finally:
-        over.set()
-        beating.join()
+    life = SignOfLife(Board(tmp_path))
+    with (
+        trained_elsewhere(life),
+        pytest.raises(UserError, match=r"^RUN: is being trained already, by process \d+ on .*named stop"),
+    ):
+        check_alone(Board(tmp_path), "RUN")
     life.end()
     assert not (tmp_path / ALIVE).exists()
 

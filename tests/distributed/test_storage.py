@@ -31,6 +31,7 @@ from distributed.signals import STOP, Signals, ask
 from distributed.storage import Mirror, StorageError, mirror_of, place, without_secrets
 from distributed.train import prepare, train
 from models.errors import UserError
+from tests.support.beats import trained_elsewhere
 from tests.support.learned_runs import digits_recipe
 from tests.support.s3 import S3, cut_after, mend, names_in
 from tests.support.small_runs import small_recipe
@@ -309,22 +310,10 @@ def test_two_machines_do_not_train_one_run(
     monkeypatch.setattr(alone, "PATIENCE_S", 2)
     recipe = small_recipe(data, storage, SETTINGS)
     monkeypatch.setenv("MELTMATCH_CACHE", str(tmp_path / "first"))
-    life, over = SignOfLife(board_of(recipe.folder, place_of(recipe))), threading.Event()
-    life.beat()
-
-    def beat() -> None:
-        while not over.wait(0.1):
-            life.beat()
-
-    beating = threading.Thread(target=beat)
-    beating.start()
-    try:
+    with trained_elsewhere(SignOfLife(board_of(recipe.folder, place_of(recipe)))):
         monkeypatch.setenv("MELTMATCH_CACHE", str(tmp_path / "second"))
         with pytest.raises(UserError, match=f"{recipe.name}.*: is being trained already"):
             check_alone(board_of(recipe.folder, place_of(recipe)), str(recipe.place))
-    finally:
-        over.set()
-        beating.join()
     check_alone(board_of(recipe.folder, place_of(recipe)), str(recipe.place))  # the other is dead
 
 
