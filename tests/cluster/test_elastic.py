@@ -11,8 +11,8 @@ from cluster.local_cluster import LocalCluster, add, drain, kill, start, stop
 from distributed.metrics_file import read_metrics
 from distributed.recipe_file import dump_recipe
 from tests.support.local_clusters import busy_nodes, driver, logged_step, newest_step, workers_of
-from tests.support.small_runs import small_data, small_recipe
-from tests.support.trainers import new_trainer, run_to
+from tests.support.small_runs import elastic, small_data, small_recipe
+from tests.support.trainers import undisturbed
 from tests.support.workers import on_workers
 
 pytestmark = pytest.mark.slow
@@ -21,15 +21,8 @@ NODE = ("--num-cpus", 1, "--num-gpus", 0)
 INTERVAL = 5
 STEPS = 240
 ELASTIC: dict[str, Any] = {
-    "model.width": 64,
+    **elastic(INTERVAL, STEPS),
     "training.batch_size": 256,  # a step takes long enough for something to happen in it
-    "optimiser.eta": 0.0002,  # at larger rates rounding is amplified to more than 1e-5 in so many steps
-    "training.epochs": STEPS // 3,
-    "training.evaluate_every": STEPS // 3,
-    "checkpoint.every_steps": INTERVAL,
-    "checkpoint.every_epochs": STEPS,
-    "scaling.workers": 2,
-    "scaling.min_workers": 1,
     "scaling.resize_interval_s": 3,
     "scaling.max_failures": 1,  # in a row: this run has more failures than that
     "engine.zero_stage": 2,
@@ -46,11 +39,6 @@ def local_cluster() -> Iterator[LocalCluster]:
 
 def reached(run: Path, step: int) -> bool:
     return newest_step(run) >= step
-
-
-def losses_of(recipe: Any) -> list[float]:
-    trainer = new_trainer(recipe)
-    return run_to(trainer, trainer.total_steps).losses
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +64,9 @@ def test_nodes_vanish_and_come_and_the_numbers_stay(local_cluster: LocalCluster,
         assert training.ended() == 0, training.text
     print(training.text)
     records = read_metrics(run / "metrics.jsonl")
-    undisturbed = on_workers(1, losses_of, small_recipe(data, data / "nothing-is-saved", ELASTIC))[0]
+    losses = on_workers(1, undisturbed, small_recipe(data, data / "nothing-is-saved", ELASTIC))[0]
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
-    assert [record["loss"] for record in records] == pytest.approx(undisturbed, rel=1e-5)
+    assert [record["loss"] for record in records] == pytest.approx(losses, rel=1e-5)
     breaks = [record for record in records if "seconds_without_training" in record]
     assert len(breaks) == 3
     assert all(record["repeated_steps"] <= INTERVAL for record in breaks)

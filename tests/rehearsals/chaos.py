@@ -26,22 +26,15 @@ from distributed.metrics_file import read_metrics
 from distributed.recipe_file import dump_recipe
 from models.errors import UserError
 from tests.support.local_clusters import Driver, busy_nodes, logged_step, workers_of
-from tests.support.small_runs import small_data, small_recipe
-from tests.support.trainers import new_trainer, run_to
+from tests.support.small_runs import elastic, small_data, small_recipe
+from tests.support.trainers import undisturbed
 from tests.support.workers import on_workers
 
 NODE = ("--num-cpus", 1, "--num-gpus", 0)
 NODES, INTERVAL, STEPS, HANG_S = 3, 6, 120, 300.0
 SETTINGS: dict[str, Any] = {
-    "model.width": 64,
-    "optimiser.eta": 0.0002,
+    **elastic(INTERVAL, STEPS),
     "training.batch_size": 64,
-    "training.epochs": STEPS // 3,
-    "training.evaluate_every": STEPS // 3,
-    "checkpoint.every_steps": INTERVAL,
-    "checkpoint.every_epochs": STEPS,
-    "scaling.workers": 2,
-    "scaling.min_workers": 1,
     "scaling.resize_interval_s": 5,
     "scaling.max_failures": 20,
     "scaling.collective_timeout_s": 60,
@@ -61,12 +54,6 @@ class Counts:
     """Steps done twice after each."""
     passed_over: int = 0
     """Folders of checkpoints that a kill interrupted: incomplete, and so none."""
-
-
-def losses_of(recipe: Any) -> list[float]:
-    """Of all steps, undisturbed."""
-    trainer = new_trainer(recipe)
-    return run_to(trainer, trainer.total_steps).losses
 
 
 def being_saved(run: Path) -> bool:
@@ -106,14 +93,14 @@ def strike(made: LocalCluster, run: Path, training: Driver, source: random.Rando
     return True
 
 
-def check(run: Path, undisturbed: list[float], counts: Counts, name: str) -> None:
+def check(run: Path, losses: list[float], counts: Counts, name: str) -> None:
     """Compares what is left of a run with what should be."""
     records = read_metrics(run / "metrics.jsonl")
     steps = [record["step"] for record in records]
     if steps != list(range(1, STEPS + 1)):
         counts.faults.append(f"{name}: the log has {len(steps)} steps, not {STEPS}")
     else:
-        worst = max(abs(r["loss"] - loss) / abs(loss) for r, loss in zip(records, undisturbed, strict=True))
+        worst = max(abs(r["loss"] - loss) / abs(loss) for r, loss in zip(records, losses, strict=True))
         if worst > 1e-5:
             counts.faults.append(f"{name}: a loss differs by {worst:.1e}")
     for record in records:
@@ -132,7 +119,7 @@ def check(run: Path, undisturbed: list[float], counts: Counts, name: str) -> Non
             counts.faults.append(f"{name}: {error}")
 
 
-def one_run(made: LocalCluster, recipe: Any, undisturbed: list[float], source: random.Random, counts: Counts) -> None:
+def one_run(made: LocalCluster, recipe: Any, losses: list[float], source: random.Random, counts: Counts) -> None:
     """Trains once, disturbed all the way."""
     run = recipe.folder
     path = recipe.storage / f"{recipe.name}.yaml"
@@ -157,7 +144,7 @@ def one_run(made: LocalCluster, recipe: Any, undisturbed: list[float], source: r
             return
     finally:
         training.end()
-    check(run, undisturbed, counts, recipe.name)
+    check(run, losses, counts, recipe.name)
     if not any(fault.startswith(recipe.name) for fault in counts.faults):
         shutil.rmtree(run)
 
@@ -188,12 +175,12 @@ def main() -> None:
     folder.mkdir(parents=True)
     data = small_data(folder / "data", movies=80)
     source, counts, began = random.Random(options.seed), Counts(), time.monotonic()
-    undisturbed = on_workers(1, losses_of, small_recipe(data, folder / "nothing", SETTINGS))[0]
+    losses = on_workers(1, undisturbed, small_recipe(data, folder / "nothing", SETTINGS))[0]
     made = start(f"chaos-{options.seed}", NODES, NODE)
     try:
         while sum(counts.kills.values()) < options.kills:
             settings = {**SETTINGS, "name": f"run-{counts.runs}", "engine.zero_stage": counts.runs % 4}
-            one_run(made, small_recipe(data, folder / "runs", settings), undisturbed, source, counts)
+            one_run(made, small_recipe(data, folder / "runs", settings), losses, source, counts)
             counts.runs += 1
             (folder / "counts.json").write_text(json.dumps(vars(counts), indent=1))
             print(report(counts, time.monotonic() - began), flush=True)

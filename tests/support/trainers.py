@@ -44,6 +44,12 @@ def run_to(trainer: Trainer, step: int) -> Course:
     return course
 
 
+def undisturbed(recipe: Recipe) -> list[float]:
+    """The losses of all steps of a fresh run."""
+    trainer = new_trainer(recipe)
+    return run_to(trainer, trainer.total_steps).losses
+
+
 def train_all(recipes: Sequence[Recipe], steps: int) -> list[Course]:
     """One fresh run after another of `steps` steps each."""
     return [run_to(new_trainer(recipe), steps) for recipe in recipes]
