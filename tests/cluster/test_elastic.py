@@ -15,7 +15,7 @@ from tests.support.small_runs import elastic, small_data, small_recipe
 from tests.support.trainers import undisturbed
 from tests.support.workers import on_workers
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.rehearsal
 
 NODE = ("--num-cpus", 1, "--num-gpus", 0)
 INTERVAL = 5
@@ -47,7 +47,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_data(tmp_path_factory.mktemp("data"), movies=300)
 
 
-@pytest.mark.rehearsal
 def test_nodes_vanish_and_come_and_the_numbers_stay(local_cluster: LocalCluster, data: Path, tmp_path: Path) -> None:
     recipe = small_recipe(data, tmp_path / "runs", ELASTIC)
     path, run = tmp_path / "recipe.yaml", recipe.folder
@@ -94,7 +93,6 @@ def test_a_warned_run_saves_first(local_cluster: LocalCluster, data: Path, tmp_p
     assert [record["step"] for record in read_metrics(run / "metrics.jsonl")] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.rehearsal
 def test_a_dead_head_ends_the_run_and_another_cluster_goes_on(data: Path, tmp_path: Path) -> None:
     settings = {**ELASTIC, "scaling.min_workers": None}
     recipe = small_recipe(data, tmp_path / "runs", settings)

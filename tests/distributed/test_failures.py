@@ -98,6 +98,7 @@ def test_killed_worker_is_replaced(
     check_log(run, undisturbed)
 
 
+@pytest.mark.rehearsal
 def test_frozen_worker_is_named_and_replaced(
     data: Path, tmp_path: Path, undisturbed: tuple[list[float], dict[str, float]], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +123,7 @@ def test_frozen_worker_is_named_and_replaced(
     assert re.search(rf"rank \d \(node \w+, process {frozen[0]}\) (has not been heard of|does not answer)", shown)
 
 
+@pytest.mark.rehearsal
 def test_killed_driver_and_cluster_go_on_with_another_number_of_workers(
     data: Path, tmp_path: Path, undisturbed: tuple[list[float], dict[str, float]]
 ) -> None:

@@ -326,7 +326,7 @@ def write_recipe(folder: Path, recipe: Recipe) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.rehearsal
 @pytest.mark.usefixtures("cluster")
 def test_a_run_on_s3_from_its_recipe_to_its_scores(
     data: Path, tmp_path: Path, s3: S3, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -69,7 +69,7 @@ def test_the_losses_fall(alone: list[dict[str, float]]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.rehearsal)])
 def test_the_trajectory_is_that_of_one_process(
     data: Path, alone: list[dict[str, float]], tmp_path: Path, workers: int
 ) -> None:
@@ -161,8 +161,8 @@ def test_micro_batches_see_the_whole_batch(
     variants: list[dict[str, object]] = [{}, {"engine.activation_checkpointing": True, "engine.zero_stage": 1}]
     variants.append({"engine.zero_stage": 3, "combiner.way": "per_task"})
     recipes = [video_recipe(data, tmp_path, {**changes, **variant}) for variant in variants]
-    for course in on_workers(workers, learn, recipes, 6)[0]:
-        same(course, alone[:6], 1e-4)  # rounding, grown by six steps
+    for course in on_workers(workers, learn, recipes, 3)[0]:  # with one meta step
+        same(course, alone[:3], 1e-4)
 
 
 def test_a_loss_that_is_not_finite_is_named(data: Path, tmp_path: Path) -> None:
