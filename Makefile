@@ -30,7 +30,7 @@ demo: setup ## run the demonstration on data that it generates itself
 	$(ACTIVATE) && python -m distributed.demo
 
 test: setup lint ## check style and types, then run every test
-	$(ACTIVATE) && python -m pytest -n $(JOBS) --dist loadfile
+	$(ACTIVATE) && python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: setup ## check style and types
 	$(ACTIVATE) && ruff check

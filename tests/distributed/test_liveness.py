@@ -42,12 +42,14 @@ def asked_while(rank: int, frozen: bool) -> tuple[str, list[str]]:
     return late, said
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_is_named() -> None:
     late, _ = on_workers(3, asked_while, 1, True)[0]
     assert late.startswith("rank 1 (node here, process ")
     assert late.endswith("has not been heard of since step 7")
 
 
+@pytest.mark.slow
 def test_one_that_is_busy_elsewhere_is_named_with_its_place() -> None:
     late, _ = on_workers(3, asked_while, 1, False)[0]
     assert late.startswith("rank 1 (node here, process ")
@@ -55,6 +57,7 @@ def test_one_that_is_busy_elsewhere_is_named_with_its_place() -> None:
     assert late.endswith("asked_while in step 7")
 
 
+@pytest.mark.slow
 def test_rank_0_is_named_although_it_keeps_the_store() -> None:
     late, _ = on_workers(2, asked_while, 0, True)[1]
     assert late.startswith("rank 0 (node here, process ")
@@ -71,6 +74,7 @@ def told_while_waiting() -> list[str]:
     return said
 
 
+@pytest.mark.slow
 def test_a_long_wait_is_told_while_it_lasts() -> None:
     first, second = on_workers(2, told_while_waiting)
     assert len(first) == 1

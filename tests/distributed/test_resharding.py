@@ -31,6 +31,7 @@ def go_on(recipes: list[Recipe], begin: int, end: int) -> list[list[float]]:
     return losses
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_there_and_back(data: Path, tmp_path: Path) -> None:
     begun = tmp_path / "2"
     first = on_workers(2, go_on, recipes_in(data, begun), 0, FIRST)[0]

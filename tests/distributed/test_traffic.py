@@ -64,6 +64,7 @@ def recipe_of(case: Case, folder: Path, workers: int) -> Recipe:
     return video_recipe(folder, folder / "runs", changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "cases"),
     [(2, CASES), *(pytest.param(n, cases, marks=pytest.mark.rehearsal) for n, cases in ((2, OTHERS), (4, CASES)))],

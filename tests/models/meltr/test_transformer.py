@@ -71,7 +71,7 @@ def test_the_seed_alone_decides() -> None:
 
 @pytest.mark.parametrize("tasks", [1, 8])
 def test_the_fit_brings_every_derivative_near_one(tasks: int) -> None:
-    network = loss_network(PRESETS["univl"], tasks, seed=0)
+    network = loss_network(PRESETS["allinone"], tasks, seed=0)
     losses = torch.linspace(0.3, 6.0, tasks)
     _, at_first = unified_and_coefficients(network, losses)
     worst = fit_to_sum(network, 0.25 * losses, 1.5 * losses + 0.1)
