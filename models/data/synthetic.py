@@ -77,7 +77,7 @@ TEMPLATES = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """A stretch of the story in milliseconds. `topic` is None without narration; `cuts` are its clips' boundaries."""
 
     topic: int | None
@@ -87,7 +87,7 @@ class _Piece:
     cuts: tuple[int, ...]
 
 
-def _tell(random: np.random.Generator) -> list[_Piece]:
+def tell(random: np.random.Generator) -> list[Piece]:
     """The story of a movie: 7-11 matched phrases, 1-3 unmatched ones, 2-4 stretches without narration, 20-40 clips."""
     matched, unmatched, silent = (int(random.integers(low, high)) for low, high in ((7, 12), (1, 4), (2, 5)))
     kinds = [*["matched"] * matched, *["unmatched"] * unmatched, *["silent"] * silent]
@@ -98,20 +98,20 @@ def _tell(random: np.random.Generator) -> list[_Piece]:
         if kind == "unmatched":
             # Spoken in passing, as in YMS: so short that the clip over it still belongs to its neighbour.
             end = at + int(random.integers(100, 300))
-            pieces.append(_Piece(next(topics), False, at, end, ()))
+            pieces.append(Piece(next(topics), False, at, end, ()))
         else:
             count = int(random.integers(2, 4)) if kind == "matched" else int(random.integers(1, 3))
             lengths = random.integers(1500, 3500, size=count)
             cuts = tuple(int(cut) for cut in at + np.cumsum(lengths))
             end = cuts[-1]
-            pieces.append(_Piece(next(topics) if kind == "matched" else None, kind == "matched", at, end, cuts))
+            pieces.append(Piece(next(topics) if kind == "matched" else None, kind == "matched", at, end, cuts))
         at = end
-    return pieces if 20 <= sum(len(piece.cuts) for piece in pieces) <= 40 else _tell(random)
+    return pieces if 20 <= sum(len(piece.cuts) for piece in pieces) <= 40 else tell(random)
 
 
 def _film(id: str, random: np.random.Generator) -> tuple[Movie, list[int | None]]:
     """A movie and, for each clip, its topic."""
-    pieces = _tell(random)
+    pieces = tell(random)
     snippets, boundaries, topics = [], [0], list[int | None]()
     for piece in pieces:
         start, end = piece.start / 1000, piece.end / 1000

@@ -144,6 +144,14 @@ def read_yms(folder: Path, annotations: str = ANNOTATIONS, segmentation: str = S
     )
 
 
+def read_phrases(path: Path) -> dict[str, list[Snippet]]:
+    """The snippets of each movie of an annotation file alone, as `read_yms` reads them.
+
+    Raises UserError naming file and line, as `read_yms`.
+    """
+    return _parse_snippets(path, read_lines(path))[0]
+
+
 def read_splits(folder: Path, movies: Mapping[str, Movie]) -> dict[str, list[str]]:
     """The movie ids of the splits "train", "validation" and "test", in file order. A movie may be in none.
 
@@ -172,20 +180,84 @@ def read_splits(folder: Path, movies: Mapping[str, Movie]) -> dict[str, list[str
     return splits
 
 
-def _phrase_lines(movie: Movie) -> list[str]:
+def _phrase_lines(movie: str, snippets: Sequence[Snippet], start: float, end: float) -> list[str]:
     """The annotation lines of a movie in time order, with `UNMATCHED` for the video that no snippet annotates."""
-    if not movie.clips:
-        raise UserError(f"movie {movie.id!r} has no clips and cannot be written; expected at least one")
-    lines, at = [], movie.clips[0].start
-    for snippet in movie.snippets:
+    lines, at = [], start
+    for snippet in snippets:
         if at < snippet.start:
-            lines.append(f"{format_interval(movie.id, at, snippet.start)}\t{_SILENT}\n")
+            lines.append(f"{format_interval(movie, at, snippet.start)}\t{_SILENT}\n")
         text = snippet.text if snippet.matched else f"{_SILENT}: {snippet.text}"
         lines.append(f"{snippet.id}\t{text}\n")
         at = max(at, snippet.end)
-    if at < movie.clips[-1].end:
-        lines.append(f"{format_interval(movie.id, at, movie.clips[-1].end)}\t{_SILENT}\n")
+    if at < end:
+        lines.append(f"{format_interval(movie, at, end)}\t{_SILENT}\n")
     return lines
+
+
+def _written(path: Path, lines: Sequence[str], items: Mapping[str, Sequence[Snippet | Clip]]) -> bytes:
+    """The lines as a file, which reads back as `items`; UserError where it would not."""
+    data = "".join(lines).encode()
+    parse = _parse_snippets if path.name == ANNOTATIONS else _parse_clips
+    try:
+        back = parse(path, split_lines(data, path))[0]
+    except UserError as error:
+        raise UserError(f"these movies cannot be written in YMS's formats: {error}") from None
+    for movie in items.keys() | back.keys():
+        if list(items.get(movie, ())) != list(back.get(movie, ())):
+            raise UserError(
+                f"movie {movie!r} would not read back from YMS's formats; expected ids MOVIE_START-END, times in whole "
+                "milliseconds, texts without outer blanks"
+            )
+    return data
+
+
+def _phrases(
+    folder: Path, snippets: Mapping[str, Sequence[Snippet]], spans: Mapping[str, tuple[float, float]]
+) -> bytes:
+    lines = [line for movie, texts in snippets.items() for line in _phrase_lines(movie, texts, *spans[movie])]
+    return _written(folder / ANNOTATIONS, lines, snippets)
+
+
+def _clips(folder: Path, clips: Mapping[str, Sequence[Clip]]) -> bytes:
+    for movie, pieces in clips.items():
+        if not pieces:
+            raise UserError(f"movie {movie!r} has no clips and cannot be written; expected at least one")
+    lines = [f"{movie}/{clip.id}\n" for movie, pieces in clips.items() for clip in pieces]
+    return _written(folder / SEGMENTATION, lines, clips)
+
+
+def _splits(folder: Path, movies: Container[str], splits: Mapping[str, Sequence[str]]) -> dict[Path, bytes]:
+    if splits.keys() != SPLIT_FILES.keys():
+        raise UserError(f"splits {sorted(splits)} cannot be written; expected {', '.join(SPLIT_FILES)}")
+    listed: set[str] = set()
+    for id in (id for ids in splits.values() for id in ids):
+        if id not in movies or id in listed:
+            raise UserError(f"splits: movie {id!r} is unknown or listed twice; expected each movie in one split")
+        listed.add(id)
+    return {folder / name: "".join(f"{id}\n" for id in splits[split]).encode() for split, name in SPLIT_FILES.items()}
+
+
+def _write(files: Mapping[Path, bytes]) -> None:
+    for path, data in files.items():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+
+
+def write_segmentation(folder: Path, clips: Mapping[str, Sequence[Clip]]) -> None:
+    """Writes the clips of each movie, atomically. Raises UserError for what would not read back, as `write_yms`."""
+    _write({folder / SEGMENTATION: _clips(folder, clips)})
+
+
+def write_phrases(
+    folder: Path,
+    snippets: Mapping[str, Sequence[Snippet]],
+    seconds: Mapping[str, float],
+    splits: Mapping[str, Sequence[str]],
+) -> None:
+    """Writes the snippets of movies of so many seconds, and the splits: what `write_yms` does for movies that have no
+    clips yet."""
+    phrases = _phrases(folder, snippets, {movie: (0.0, seconds[movie]) for movie in snippets})
+    _write({folder / ANNOTATIONS: phrases, **_splits(folder, snippets, splits)})
 
 
 def write_yms(folder: Path, movies: Mapping[str, Movie], splits: Mapping[str, Sequence[str]]) -> None:
@@ -195,30 +267,8 @@ def write_yms(folder: Path, movies: Mapping[str, Movie], splits: Mapping[str, Se
     read back: times finer than a millisecond, ids that are not `MOVIE_START-END`, texts with line breaks, tabs or
     outer blanks, a movie without clips, a split movie that is unknown or listed twice.
     """
-    annotations, segmentation = folder / ANNOTATIONS, folder / SEGMENTATION
-    phrases = "".join(line for movie in movies.values() for line in _phrase_lines(movie)).encode()
-    pieces = "".join(f"{movie.id}/{clip.id}\n" for movie in movies.values() for clip in movie.clips).encode()
-    try:
-        back = _parse_movies(
-            annotations, split_lines(phrases, annotations), segmentation, split_lines(pieces, segmentation)
-        )
-    except UserError as error:
-        raise UserError(f"these movies cannot be written in YMS's formats: {error}") from None
-    for id in movies.keys() | back.keys():
-        if movies.get(id) != back.get(id):
-            raise UserError(
-                f"movie {id!r} would not read back from YMS's formats; expected ids MOVIE_START-END, times in whole "
-                "milliseconds, texts without outer blanks"
-            )
-    if splits.keys() != SPLIT_FILES.keys():
-        raise UserError(f"splits {sorted(splits)} cannot be written; expected {', '.join(SPLIT_FILES)}")
-    listed: set[str] = set()
-    for id in (id for ids in splits.values() for id in ids):
-        if id not in movies or id in listed:
-            raise UserError(f"splits: movie {id!r} is unknown or listed twice; expected each movie in one split")
-        listed.add(id)
-    annotations_and_clips = {annotations: phrases, segmentation: pieces}
-    lists = {folder / name: "".join(f"{id}\n" for id in splits[split]).encode() for split, name in SPLIT_FILES.items()}
-    for path, data in (annotations_and_clips | lists).items():
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(data)
+    pieces = _clips(folder, {id: movie.clips for id, movie in movies.items()})
+    spans = {id: (movie.clips[0].start, movie.clips[-1].end) for id, movie in movies.items()}
+    phrases = _phrases(folder, {id: movie.snippets for id, movie in movies.items()}, spans)
+    lists = _splits(folder, movies, splits)
+    _write({folder / ANNOTATIONS: phrases, folder / SEGMENTATION: pieces, **lists})
