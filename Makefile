@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'meltmatch needs Python 3.11 or newer; $(PYTHON) is not: name one with `make PYTHON=...`' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[dev,offline-text]'
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[dev,offline]'
 	@touch $@
 
 demo: setup ## run the demonstration on data that it generates itself

@@ -43,7 +43,7 @@ CLIP_FEATURES, FAILED = "clip_features.npz", "failed.csv"
 
 
 def find_videos(places: Sequence[Path]) -> dict[str, Path]:
-    """Files as they are named, and the videos below folders (by their suffix), by name without suffix.
+    """Files as they are named, and the videos below folders (by their suffix), by name without suffix and blanks.
 
     Raises:
         UserError: a place that is not there, a folder without videos, two films of one name, a name that is none.
@@ -58,10 +58,11 @@ def find_videos(places: Sequence[Path]) -> dict[str, Path]:
             if not files:
                 raise UserError(f"{place}: holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
         for file in files:
-            check_movie_id(file.stem)
-            if file.stem in found:
-                raise UserError(f"{file}: is called like {found[file.stem]}; a film's name must be its own")
-            found[file.stem] = file.absolute()
+            name = "_".join(file.stem.split())  # names stand in text files, between blanks
+            check_movie_id(name)
+            if name in found:
+                raise UserError(f"{file}: is called like {found[name]}; a film's name must be its own")
+            found[name] = file.absolute()
     return found
 
 

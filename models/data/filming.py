@@ -33,13 +33,14 @@ class Story:
 
 
 def subjects() -> list[Subject]:
-    """What the phrases of all films speak of: SUBJECTS different ones, always the same."""
+    """What the phrases of all films speak of: SUBJECTS that one frame tells apart, always the same."""
     random = np.random.default_rng(3)
     sizes = (len(SHAPES), len(COLOURS), len(PLACES), len(MOTIONS))
-    chosen: dict[Subject, None] = {}
+    chosen: dict[tuple[int, int, int], Subject] = {}
     while len(chosen) < SUBJECTS:
-        chosen[Subject(*(int(random.integers(size)) for size in sizes))] = None
-    return list(chosen)
+        subject = Subject(*(int(random.integers(size)) for size in sizes))
+        chosen.setdefault((subject.shape, subject.colour, subject.place), subject)
+    return list(chosen.values())
 
 
 def invent(id: str, random: np.random.Generator) -> Story:

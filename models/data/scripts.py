@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import webvtt
 from sentencex import segment as split_sentences
@@ -103,14 +103,17 @@ def _annotations(path: Path, movie: str | None) -> list[Passage]:
 _TIMING = re.compile(r"(?:\d+:)?\d{1,2}:\d{1,2}[,.]\d{1,3}\s+-->\s+(?:\d+:)?\d{1,2}:\d{1,2}[,.]\d{1,3}(?:\s.*)?")
 
 
+_ARROW = re.compile(r".*-->|\s*\d[\d:.,]*\s*[-=]+>")
+
+
 def _subtitles(path: Path, format: Literal["srt", "vtt"]) -> list[Passage]:
     lines = read_lines(path)
     # The library passes over what it cannot read; a lost line would go unnoticed.
     for number, line in lines:
-        if "-->" in line and not _TIMING.fullmatch(line.strip()):
+        if _ARROW.match(line) and not _TIMING.fullmatch(line.strip()):
             raise UserError(f"{path}:{number}: malformed times {line.strip()[:60]!r}; expected START --> END")
     try:
-        cues = webvtt.from_buffer(io.BytesIO(path.read_bytes()), format=format)
+        cues: Any = webvtt.from_buffer(io.BytesIO(path.read_bytes()), format=format)
     except MalformedFileError:
         first = "WEBVTT" if format == "vtt" else "1, then START --> END"
         raise UserError(f"{path}:1: is no .{format} file; expected it to begin with {first}") from None

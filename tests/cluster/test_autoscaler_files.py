@@ -200,7 +200,7 @@ def test_the_requirements_are_those_of_the_project(name: str, tmp_path: Path) ->
     shutil.copy(ROOT / "pyproject.toml", folder)
     subprocess.run(["bash", "-c", command], check=True, env={"HOME": str(tmp_path)})
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    expected = [*project["dependencies"], *project["optional-dependencies"]["offline-text"]]
+    expected = [*project["dependencies"], *project["optional-dependencies"]["offline"]]
     assert (folder / "requirements.txt").read_text(encoding="utf-8").splitlines() == expected
 
 

