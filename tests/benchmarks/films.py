@@ -1,0 +1,71 @@
+"""Cutting a film into clips, beside PySceneDetect's own command and library on the same film."""
+
+import argparse
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from scenedetect import SceneManager, open_video
+from scenedetect.detectors import ContentDetector
+
+from models.data.rendering import Scene, Subject, render
+from models.data.segmentation import segment
+from tests.benchmarks.timing import HEADS, rows_of, table, take_turns
+
+OURS = "import sys; from pathlib import Path; from models.data.segmentation import segment; segment(Path(sys.argv[1]))"
+
+
+def films(arguments: argparse.Namespace, device: torch.device) -> Iterator[str]:
+    """The detector of the paper (content, threshold 20, 5 frames), on a real film where MELTMATCH_DATA has one."""
+    with tempfile.TemporaryDirectory() as folder:
+        if root := os.environ.get("MELTMATCH_DATA"):
+            path, name = Path(root) / "clips" / "testvideo.mp4", "testvideo.mp4, 720 frames of 1280x720"
+        else:
+            path, name = Path(folder) / "rendered.mp4", "rendered, 720 frames of 1280x720"
+            render(path, [Scene(Subject(n % 6, n % 6, n % 8, n % 4), 0, 3.0) for n in range(10)], (1280, 720), 24)
+        expected = _library(path)
+        if list(segment(path).cuts) != expected:  # or the comparison would mean nothing
+            raise RuntimeError(f"{path}: {segment(path).cuts} are not the cuts of PySceneDetect, {expected}")
+        command = Path(sysconfig.get_path("scripts")) / "scenedetect"
+        content = ("detect-content", "-t", "20", "-m", "5", "list-scenes", "-n", "-q")
+        rows = rows_of(
+            take_turns(
+                {
+                    "models.data.segmentation": lambda: segment(path),
+                    "PySceneDetect's SceneManager": lambda: _library(path),
+                },
+                arguments.rounds,
+                device,
+            ),
+            name,
+            "in one process",
+        )
+        rows += rows_of(
+            take_turns(
+                {
+                    "models.data.segmentation": lambda: _run(sys.executable, "-c", OURS, str(path)),
+                    "the command scenedetect": lambda: _run(str(command), "-i", str(path), "-q", *content),
+                },
+                arguments.rounds,
+                device,
+            ),
+            name,
+            "start of Python included",
+        )
+    yield table("A film into clips", ("film", "measured", *HEADS), rows)
+
+
+def _library(path: Path) -> list[int]:
+    manager = SceneManager()
+    manager.add_detector(ContentDetector(threshold=20, min_scene_len=5))
+    manager.detect_scenes(open_video(str(path)))
+    return [start.frame_num for start, _ in manager.get_scene_list()][1:]
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
