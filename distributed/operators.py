@@ -1,13 +1,14 @@
 """DeepSpeed's compiled operators, built once a machine: a process killed while it compiles blocks nobody after it.
 
 torch marks a build by a file that only its maker removes; whoever finds that file waits for it, for ever if the maker
-was killed. Here a lock that the kernel releases with its holder guards the build, so that a file found under it is
-left over for certain.
+was killed. Here a lock that the kernel releases with its holder guards the build in that file's place.
 """
 
 import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,34 @@ def build_operators() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "building").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        for left in folder.glob("**/lock"):
-            left.unlink(missing_ok=True)
-        builder.load(verbose=False)
+        with _nobody_waits():
+            builder.load(verbose=False)
+
+
+class _Baton:
+    """torch's marker of a build, for one who holds the lock: nobody else can be building."""
+
+    def __init__(self, path: str, *_: object) -> None:
+        self.path = Path(path)
+
+    def try_acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        self.path.unlink(missing_ok=True)  # left over by somebody who was killed
+
+
+@contextmanager
+def _nobody_waits() -> Iterator[None]:
+    from torch.utils import cpp_extension
+
+    module: Any = cpp_extension
+    before = module.FileBaton
+    module.FileBaton = _Baton
+    try:
+        yield
+    finally:
+        module.FileBaton = before
 
 
 def _installation(deepspeed: Any) -> str:
