@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from distributed.command import main_of
 from distributed.extraction import (
     FILMS,
+    RETRIES,
     ExtractionConfig,
     begin,
     finished,
@@ -102,12 +104,17 @@ def extract(arguments: Sequence[str]) -> None:
     parser.add_argument("--gpus", type=float, default=0.0, help="of each encoder")
     options = parser.parse_args(arguments)
     films = find_videos(options.videos)
-    segmentation = SegmentationConfig(
-        detector=options.detector, threshold=options.threshold, min_frames=options.min_frames
-    )
-    config = ExtractionConfig(
-        segmentation=segmentation, encoder=options.encoder, frames=options.frames, damaged=options.damaged
-    )
+    try:
+        segmentation = SegmentationConfig(
+            detector=options.detector, threshold=options.threshold, min_frames=options.min_frames
+        )
+        config = ExtractionConfig(
+            segmentation=segmentation, encoder=options.encoder, frames=options.frames, damaged=options.damaged
+        )
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        option = str(wrong["loc"][-1]).replace("_", "-")
+        raise UserError(f"--{option} {wrong['input']}: {wrong['msg'].lower()}") from None
     geometry(config.encoder)  # says what is wrong with it before anything starts
     folder = options.to.absolute()
     begin(folder, config)
@@ -147,7 +154,7 @@ def run(folder: Path, todo: dict[str, Path], config: ExtractionConfig, gpus: flo
             speed = count / (now - began)
             print(f"film {count}/{len(todo)}  {speed:.2g} films/s  ETA {duration(remaining)}", flush=True)
     for name, path in left.items():
-        failed[name] = f"{path}: the process that decoded it died"
+        failed[name] = f"{path}: its process died {RETRIES + 1} times, or met an error that Ray's log has"
         print(f"warning: left out: {failed[name]}", flush=True)
     return failed
 

@@ -6,6 +6,7 @@ whole or not at all, so whatever is there when a command begins again needs no s
 """
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ from models.errors import UserError
 
 FILMS, SETTINGS = "films", "extraction.json"
 CLIPS, FACTS = "features", "facts"
+RETRIES = 2
+"""How often a film is tried again whose process died; a node may have died with it, or the film may kill it."""
 
 
 class ExtractionConfig(StrictConfig):
@@ -199,13 +202,17 @@ def begin(folder: Path, config: ExtractionConfig) -> None:
 def pipeline(films: Mapping[str, Path], config: ExtractionConfig, cpus: float, gpus: float, encoders: int) -> Any:
     """The rows of all films as Ray Data streams them. `cpus`: of a task that cuts; `gpus`: of an encoder."""
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = -1  # a film that kills the process which decodes it stops no other
     context.enable_progress_bars = False
     items = [{"film": name, "path": str(path)} for name, path in films.items()]
     source = ray.data.from_items(items, override_num_blocks=len(items))
-    frames = source.map_batches(Cutter(config).__call__, batch_size=1, num_cpus=cpus)
+    with warnings.catch_warnings():
+        # Left to itself Ray Data would try again for ever, and it has no other way to say this than a deprecated one.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        frames = source.map_batches(Cutter(config).__call__, batch_size=1, num_cpus=cpus, max_retries=RETRIES)
     return frames.map_batches(
         Encode,
         fn_constructor_args=(config.encoder,),

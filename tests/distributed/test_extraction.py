@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,18 @@ import pytest
 import torch
 
 from distributed.extract import CLIP_FEATURES, FAILED, collect, extract, find_videos
-from distributed.extraction import FILMS, ExtractionConfig, Facts, begin, frame_times, gather, read_film, write_film
+from distributed.extraction import (
+    FILMS,
+    Cutter,
+    ExtractionConfig,
+    Facts,
+    begin,
+    finished,
+    frame_times,
+    gather,
+    read_film,
+    write_film,
+)
 from models.data.encoders import LITE0, geometry, image_encoder
 from models.data.features import FeatureStore
 from models.data.film import frames
@@ -87,6 +101,26 @@ def test_from_videos_to_features_and_on(videos: Path, tmp_path: Path, capfd: pyt
     assert features.shape == (len(facts.clips), 1280)
 
 
+class Deadly(Cutter):
+    """Stands for a film that kills the process which decodes it."""
+
+    def _frames(self, name: str, path: Path, shape: Any) -> Iterator[dict[str, Any]]:
+        if name == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from super()._frames(name, path, shape)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_film_that_kills_its_process_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distributed.extraction.Cutter", Deadly)
+    for name in ("deadly", "one", "two"):
+        write_video(tmp_path / "films" / f"{name}.mp4", scenes([0, 1], 6))
+    extract([str(tmp_path / "films"), "--to", str(tmp_path / "to")])
+    assert finished(tmp_path / "to") == ["one", "two"]
+    assert "deadly.mp4: its process died 3 times" in (tmp_path / "to" / FAILED).read_text()
+
+
 def rows(film: str, numbers: list[int], facts: Facts, width: int = 3) -> dict[str, Any]:
     features = np.array([[number + 10.0 * i for i in range(width)] for number in numbers], np.float32)
     return {
@@ -156,4 +190,7 @@ def test_places_that_are_none(tmp_path: Path) -> None:
         find_videos([tmp_path / "#1.mp4"])
     with pytest.raises(UserError, match=r"encoder './absent': no such folder"):
         extract([str(tmp_path / "folder" / "a.mp4"), "--to", str(tmp_path / "to"), "--encoder", "./absent"])
+    for option in ("--frames", "--min-frames", "--threshold"):
+        with pytest.raises(UserError, match=rf"^{option} 0(\.0)?: input should be greater than"):
+            extract([str(tmp_path / "folder" / "a.mp4"), "--to", str(tmp_path / "to"), option, "0"])
     assert not (tmp_path / "to").exists()
