@@ -37,7 +37,7 @@ lint: setup ## check style and types
 	$(ACTIVATE) && ruff format --check
 	$(ACTIVATE) && mypy
 
-rehearse: setup ## disturb runs on local clusters of several nodes; takes two hours (200 random kills)
+rehearse: setup ## disturb runs on local clusters of several nodes; more than an hour (200 random kills)
 	$(ACTIVATE) && python -m pytest -m rehearsal -s
 	$(ACTIVATE) && python -m tests.rehearsals.chaos
 

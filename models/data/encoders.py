@@ -4,20 +4,19 @@ Shapes: n images, S pixels a side (height and width) that the encoder looks at, 
 """
 
 from abc import ABC, abstractmethod
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.data.film import Image
 from models.data.hub import LOAD, locate, one_line, quiet
 from models.errors import UserError
 
-Image = NDArray[np.uint8]
-"""(h, w, 3), RGB."""
 LITE0 = "efficientnet-lite0"
 
 
@@ -49,6 +48,7 @@ class ImageEncoder(ABC):
         """(n, S, S, 3) uint8 as `Geometry.fit` gives them -> (n, d) float32, on the encoder's device."""
 
 
+@cache
 def geometry(source: str) -> Geometry:
     """That of LITE0, of a local folder, or of a model on the hub. Raises UserError where there is none."""
     return _Squash((224, 224)) if source == LITE0 else _Processor(source)
@@ -122,7 +122,8 @@ class _Transformer(ImageEncoder):
         from transformers import AutoModel
 
         folder, self.device = locate(source, "encoder", LITE0), device
-        processor = _processor(source)
+        shape = _Processor(source)
+        processor = shape.processor
         self.scale = processor.rescale_factor if processor.do_rescale else 1.0
         mean, deviation = (
             (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
@@ -135,7 +136,7 @@ class _Transformer(ImageEncoder):
                 raise UserError(f"encoder {source!r} ({folder}): cannot be loaded ({one_line(error)})") from None
         self.model.eval().requires_grad_(False).to(device)
         try:
-            self.width = self.encode(torch.zeros(1, *geometry(source).side, 3, dtype=torch.uint8)).shape[1]
+            self.width = self.encode(torch.zeros(1, *shape.side, 3, dtype=torch.uint8)).shape[1]
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(
                 f"encoder {source!r} ({folder}): makes no feature of an image ({one_line(error)})"

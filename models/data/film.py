@@ -3,6 +3,7 @@
 Shapes: h, w pixels of a frame as it is shown, i.e. after rotation and with square pixels.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,6 @@ def frames(path: Path, side: int) -> Iterator[Frame]:
     """
     with _opened(path) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
         clock = _Clock(stream)
         size: tuple[int, int] | None = None
         for decoded in _decoded(container):
@@ -101,7 +101,6 @@ def stills(path: Path, times: Sequence[float], side: int | None = None) -> Itera
     """
     with _opened(path) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
         reader = _Reader(container, stream)
         for time in times:
             found = reader.at(time)
@@ -186,6 +185,9 @@ def _opened(path: Path) -> Iterator[Any]:
         if not container.streams.video:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise UserError(f"{path}: holds no video stream, only {kinds}")
+        codec = container.streams.video[0].codec_context
+        codec.thread_type = "AUTO"
+        codec.thread_count = int(os.environ.get("OMP_NUM_THREADS", "0"))  # as in PyTorch; Ray sets it for its tasks
         yield container
 
 

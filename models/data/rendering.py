@@ -1,8 +1,4 @@
-"""Renders small films with their scripts: shapes that move in front of drawn places, cut from scene to scene.
-
-What `make demo` films and aligns, and what tests decode. A story is that of `models.data.synthetic`: phrases with
-their scenes, scenes that nobody speaks of, phrases that nothing shows.
-"""
+"""Renders small films, and what there is to say of them: shapes that move in front of drawn places, scene by scene."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.files import atomic_path
+from models.data.film import Image
 
-Image = NDArray[np.uint8]
-"""(h, w, 3), RGB."""
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 

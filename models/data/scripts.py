@@ -21,7 +21,6 @@ from models.data.yms import read_phrases
 from models.errors import UserError
 
 Format = Literal["lines", "srt", "vtt", "screenplay", "yms"]
-FORMATS: tuple[Format, ...] = ("lines", "srt", "vtt", "screenplay", "yms")
 _SUFFIXES: dict[str, Format] = {".srt": "srt", ".vtt": "vtt", ".fountain": "screenplay"}
 
 

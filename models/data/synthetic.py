@@ -139,6 +139,15 @@ def _features(topics: Sequence[int | None], directions: Tensor, random: np.rando
     return (signal + 0.7 * noise).float()
 
 
+def split(ids: list[str]) -> dict[str, list[str]]:
+    """Training, validation and test movies, about 70/15/15. Raises UserError for fewer than 3: each split needs one."""
+    if len(ids) < 3:
+        raise UserError(f"cannot generate {len(ids)} movies; expected 3 or more, one a split")
+    held_out = max(1, round(0.15 * len(ids)))
+    cut = len(ids) - 2 * held_out
+    return {"train": ids[:cut], "validation": ids[cut:-held_out], "test": ids[-held_out:]}
+
+
 def generate_movies(folder: Path, movies: int = 20, seed: int = 0, width: int = 128) -> None:
     """Write a data set of `movies` movies into `folder`, the same for the same arguments on any machine.
 
@@ -156,10 +165,7 @@ def generate_movies(folder: Path, movies: int = 20, seed: int = 0, width: int = 
         movie, topics = _film(f"{number:04d}", random)
         made[movie.id] = movie
         features.append(_features(topics, directions, random))
-    ids = list(made)
-    held_out = max(1, round(0.15 * movies))
-    cut = movies - 2 * held_out
-    write_yms(folder, made, {"train": ids[:cut], "validation": ids[cut:-held_out], "test": ids[-held_out:]})
+    write_yms(folder, made, split(list(made)))
     write_features(
         folder / CLIP_FEATURES, [clip.id for movie in made.values() for clip in movie.clips], torch.cat(features)
     )

@@ -204,11 +204,15 @@ def _written(path: Path, lines: Sequence[str], items: Mapping[str, Sequence[Snip
         raise UserError(f"these movies cannot be written in YMS's formats: {error}") from None
     for movie in items.keys() | back.keys():
         if list(items.get(movie, ())) != list(back.get(movie, ())):
-            raise UserError(
-                f"movie {movie!r} would not read back from YMS's formats; expected ids MOVIE_START-END, times in whole "
-                "milliseconds, texts without outer blanks"
-            )
+            raise _changed(movie)
     return data
+
+
+def _changed(movie: str) -> UserError:
+    return UserError(
+        f"movie {movie!r} would not read back from YMS's formats; expected ids MOVIE_START-END, times in whole "
+        "milliseconds, texts without outer blanks"
+    )
 
 
 def _phrases(
@@ -219,6 +223,8 @@ def _phrases(
 
 
 def _clips(folder: Path, clips: Mapping[str, Sequence[Clip]]) -> bytes:
+    if not clips:
+        raise UserError("these movies cannot be written in YMS's formats: there are none; expected at least one")
     for movie, pieces in clips.items():
         if not pieces:
             raise UserError(f"movie {movie!r} has no clips and cannot be written; expected at least one")
@@ -267,6 +273,9 @@ def write_yms(folder: Path, movies: Mapping[str, Movie], splits: Mapping[str, Se
     read back: times finer than a millisecond, ids that are not `MOVIE_START-END`, texts with line breaks, tabs or
     outer blanks, a movie without clips, a split movie that is unknown or listed twice.
     """
+    for id, movie in movies.items():
+        if id != movie.id:
+            raise _changed(id)
     pieces = _clips(folder, {id: movie.clips for id, movie in movies.items()})
     spans = {id: (movie.clips[0].start, movie.clips[-1].end) for id, movie in movies.items()}
     phrases = _phrases(folder, {id: movie.snippets for id, movie in movies.items()}, spans)

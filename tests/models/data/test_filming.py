@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.data.film import Film
-from models.data.filming import SCRIPTS, VIDEOS, film, invent, subjects
+from models.data.filming import SCRIPTS, VIDEOS, film, invent, main, subjects
 from models.data.rendering import COLOURS, MOTIONS, PLACES, SHAPES, Scene, Subject, picture, render
 from models.data.scripts import read_script
 from models.data.segmentation import segment
@@ -30,6 +30,12 @@ def test_shapes_are_drawn_in_their_colour_in_every_place(shape: int, place: int)
             assert image.shape == (128, 192, 3)
             purple = np.abs(image.astype(int) - list(COLOURS.values())[3]).sum(2) < 20
             assert 100 < purple.sum() < 0.6 * purple.size
+
+
+def test_each_split_needs_a_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "films"), "--films", "2"]) == 2
+    assert capsys.readouterr().err == "error: cannot generate 2 movies; expected 3 or more, one a split\n"
+    assert not (tmp_path / "films").exists()
 
 
 def test_a_film_shows_its_scenes(tmp_path: Path) -> None:

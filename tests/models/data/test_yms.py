@@ -280,3 +280,13 @@ def test_what_is_odd_in_the_official_files(data_root: Path) -> None:
     assert not snippets["0003_00.04.16.330-00.04.17.010"].matched  # UNMACTHED
     assert snippets["0003_00.01.22.540-00.01.23.650"].text.startswith("Rachael has")  # no blank after the colon
     assert "0073_00.02.01.480-00.02.02.680" not in snippets  # the one line without text
+
+
+def test_no_movies_and_a_movie_of_another_name_are_not_written(tmp_path: Path) -> None:
+    nothing: dict[str, list[str]] = {split: [] for split in SPLIT_FILES}
+    with pytest.raises(UserError, match="there are none; expected at least one"):
+        write_yms(tmp_path, {}, nothing)
+    clip = Clip("m_00.00.00.000-00.00.01.000", 0.0, 1.0)
+    with pytest.raises(UserError, match="movie 'm' would not read back"):
+        write_yms(tmp_path, {"m": Movie("other", (clip,), ())}, nothing)
+    assert list(tmp_path.iterdir()) == []
