@@ -14,6 +14,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from models.errors import UserError
@@ -79,8 +80,9 @@ def frames(path: Path, side: int) -> Iterator[Frame]:
         stream = container.streams.video[0]
         clock = _Clock(stream)
         size: tuple[int, int] | None = None
+        reformatter = VideoReformatter()  # one for all frames: each that is new makes its tables anew
         for decoded in _decoded(container):
-            image = decoded.to_ndarray(format="bgr24")
+            image: Any = reformatter.reformat(decoded, format="bgr24", threads=1).to_ndarray()
             if size is None:  # frames of another size in the middle of a film are made like the first
                 shrink = max(1.0, max(decoded.width, decoded.height) / side)
                 size = max(1, round(decoded.width / shrink)), max(1, round(decoded.height / shrink))
@@ -101,12 +103,12 @@ def stills(path: Path, times: Sequence[float], side: int | None = None) -> Itera
     """
     with _opened(path) as container:
         stream = container.streams.video[0]
-        reader = _Reader(container, stream)
+        reader, reformatter = _Reader(container, stream), VideoReformatter()
         for time in times:
             found = reader.at(time)
             if found is None:
                 raise UserError(f"{path}: no frame can be decoded at {time:.3f} s; is it damaged?")
-            yield _upright(found, stream, side)
+            yield _upright(found, stream, side, reformatter)
 
 
 class _Clock:
@@ -224,14 +226,14 @@ def _shown(frame: Any, stream: Any) -> tuple[int, int]:
     return (frame.height, width) if frame.rotation % 180 else (width, frame.height)
 
 
-def _upright(frame: Any, stream: Any, side: int | None) -> Image:
+def _upright(frame: Any, stream: Any, side: int | None, reformatter: Any) -> Image:
     turned = frame.rotation % 180 != 0
     width, height = _shown(frame, stream)
     shrink = 1.0 if side is None else max(1.0, min(width, height) / side)
     width, height = max(1, round(width / shrink)), max(1, round(height / shrink))
     lying = (height, width) if turned else (width, height)
-    image = frame.to_ndarray(format="rgb24", width=lying[0], height=lying[1], interpolation="AREA")
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
+    fitted = reformatter.reformat(frame, *lying, format="rgb24", interpolation="AREA", threads=1)
+    return np.ascontiguousarray(np.rot90(fitted.to_ndarray(), round(frame.rotation / 90) % 4))
 
 
 def _fraction(ratio: Any) -> Fraction:

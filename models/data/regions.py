@@ -67,10 +67,12 @@ def read_regions(path: Path) -> Iterator[Regions | UserError]:
     """The pictures of a file one by one; for each that is damaged, what is wrong with it and where.
 
     * `.tsv`: a picture a line, no header: `image_id image_w image_h num_boxes boxes features` (bottom-up-attention;
-      more columns may follow) or the ten columns of LXMERT's, `img_id img_h img_w objects_id objects_conf attrs_id
-      attrs_conf num_boxes boxes features`; boxes (pixels) and features are float32 in base64. A line is read at a time.
-    * `.npz`: one picture, named by the file: `x` or `features` (R, f) or (f, R), `bbox` or `boxes` (R, 4) in pixels with
-      `image_w` and `image_h`, perhaps `num_bbox`; or `norm_bb` in shares. Other arrays, pickles among them, are not read.
+      more columns may follow), or the ten columns of LXMERT's, `img_id img_h img_w objects_id objects_conf attrs_id
+      attrs_conf num_boxes boxes features`; boxes (pixels) and features are float32 in base64. One line is held at a
+      time.
+    * `.npz`: one picture, named by the file: `x` or `features` (R, f) or (f, R), `bbox` or `boxes` (R, 4) in pixels
+      with `image_w` and `image_h`, perhaps `num_bbox`; or `norm_bb` in shares. Other arrays, pickles among them, are
+      not read.
     """
     if path.suffix == ".tsv":
         yield from _lines(path)
@@ -131,7 +133,7 @@ def _line(cells: Sequence[bytes], where: str) -> Regions:
 def _picture(path: Path) -> Regions:
     values: dict[str, NDArray[Any]] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             for wanted, keys in _KEYS.items():
                 key = next((key for key in keys if key in file), None)
                 if key is not None:
@@ -161,9 +163,7 @@ def _checked(id: str, values: Mapping[str, NDArray[Any]], where: str) -> Regions
     width, height = float(values["width"]), float(values["height"])
     features = np.asarray(features, np.float32)
     if not (width > 0 and height > 0 and np.isfinite(features).all() and np.isfinite(boxes).all()):
-        raise UserError(
-            f"{where}: a size of {width:g}x{height:g}, or a number that is NaN or infinite; detect it again"
-        )
+        raise UserError(f"{where}: a number is NaN or infinite, or the size ({width:g}x{height:g}) is none")
     shares = np.asarray(boxes / np.array([width, height] * 2), np.float32)
     if shares.min() < -0.02 or shares.max() > 1.02:
         raise UserError(f"{where}: a box reaches out of the picture of {width:g}x{height:g}; are they swapped?")

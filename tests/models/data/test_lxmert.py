@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LxmertForPreTraining, LxmertModel, LxmertTokenizer, ViTConfig, ViTModel
+from transformers import AutoTokenizer, LxmertForPreTraining, LxmertModel, ViTConfig, ViTModel
 
 from models.data.lxmert import LxmertLanguage
 from models.data.regions import MEAN, Regions, region_encoder
@@ -30,7 +30,7 @@ def found(count: int, seed: int = 0) -> Regions:
 
 
 def test_sentences_are_those_of_the_whole_models_language_layers(folder: Path) -> None:
-    tokenizer, model = LxmertTokenizer.from_pretrained(folder), LxmertModel.from_pretrained(folder).eval()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), LxmertModel.from_pretrained(folder).eval()
     expected = []
     for text in TEXTS:
         seen = found(3)
@@ -51,7 +51,7 @@ def test_sentences_are_those_of_the_whole_models_language_layers(folder: Path) -
 
 
 def test_regions_are_those_of_the_whole_models_vision_layers(folder: Path) -> None:
-    tokenizer, model = LxmertTokenizer.from_pretrained(folder), LxmertModel.from_pretrained(folder).eval()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), LxmertModel.from_pretrained(folder).eval()
     pictures = [found(count, seed) for seed, count in enumerate((5, 1, 9))]
     expected = []
     for picture in pictures:
@@ -75,7 +75,7 @@ def test_the_checkpoint_of_pretraining(folder: Path, tmp_path: Path) -> None:
     model = LxmertForPreTraining(LxmertModel.from_pretrained(folder).config)
     model.lxmert = LxmertModel.from_pretrained(folder)
     model.save_pretrained(tmp_path)
-    LxmertTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
     assert torch.equal(embed_texts(TEXTS, str(tmp_path), None), embed_texts(TEXTS, str(folder), None))
     pictures = [found(4)]
     assert torch.equal(region_encoder(str(tmp_path)).encode(pictures), region_encoder(str(folder)).encode(pictures))
