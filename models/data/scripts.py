@@ -61,7 +61,7 @@ def read_script(
     Raises:
         UserError: file and line of whatever is malformed; a file without text; a movie that it does not hold.
     """
-    chosen = format or _format_of(path)
+    chosen = format or format_of(path)
     if chosen in ("srt", "vtt"):
         passages = _subtitles(path, chosen)
     elif chosen == "screenplay":
@@ -75,7 +75,8 @@ def read_script(
     return into_sentences(passages, language) if sentences else passages
 
 
-def _format_of(path: Path) -> Format:
+def format_of(path: Path) -> Format:
+    """The format that `read_script` takes a file for. Raises UserError where it has to look inside and cannot."""
     if path.suffix.lower() in _SUFFIXES:
         return _SUFFIXES[path.suffix.lower()]
     lines = read_lines(path)

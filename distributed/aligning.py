@@ -1,0 +1,213 @@
+"""What one film's alignment is made of: its script, a trained aligner and its settings, clips and their features."""
+
+import argparse
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from distributed import fetch
+from distributed.config import AlignmentRecipe, Recipe
+from distributed.export import Export, export_of, read_export
+from distributed.extract import clip_of
+from distributed.extraction import SETTINGS, Encode, ExtractionConfig, frame_times
+from distributed.pages.alignment import GOLD
+from distributed.pages.thumbnails import thumbnail
+from distributed.recipe_file import load_recipe
+from models.data.alignment_set import AlignmentDataConfig
+from models.data.encoders import geometry
+from models.data.film import Film, stills
+from models.data.movie import Clip, Movie, Snippet
+from models.data.scripts import Passage, format_of, read_script
+from models.data.segmentation import segment
+from models.errors import UserError
+from models.neumatch.decoding import DecodingConfig
+
+SENTENCES = "sentences.json"
+"""Beside text features: what was made of the texts."""
+_RESERVED = ("UNMATCHED", "UNMACTHED")
+"""What begins a phrase of YMS's annotations that is no plain text; the second is a misspelling in the official file."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """The passages to align.
+
+    Attributes:
+        reference: what the passages' own times are called, None where not all have times that are in order.
+    """
+
+    passages: list[Passage]
+    reference: str | None
+
+    def movie(self, name: str, clips: tuple[Clip, ...]) -> Movie:
+        """With the passages' own times; without, they are spread over the film, where nobody looks at them."""
+        seconds, count = clips[-1].end, len(self.passages)
+        snippets = []
+        for number, passage in enumerate(self.passages):
+            start, end = seconds * number / count, seconds * (number + 1) / count
+            if self.reference is not None and passage.start is not None and passage.end is not None:
+                start, end = passage.start, passage.end
+            snippets.append(Snippet(f"{name}_{number + 1}", passage.text, start, end, passage.matched))
+        return Movie(name, clips, tuple(snippets))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained aligner, and how films and texts come to it.
+
+    Attributes:
+        came_from: of the extraction's settings, in words.
+    """
+
+    export: Export
+    decoding: DecodingConfig
+    extraction: ExtractionConfig
+    came_from: str
+    sentence_encoder: str
+
+
+def read_passages(path: Path, name: str, options: argparse.Namespace) -> Script:
+    """The script's passages with plain texts. Raises UserError for what cannot be aligned or written."""
+    form = format_of(path)
+    read = read_script(
+        path,
+        form,
+        sentences=options.sentences,
+        language=options.language,
+        dialogue=options.dialogue,
+        movie=name if form == "yms" else None,
+    )
+    passages = []
+    for number, passage in enumerate(read, start=1):
+        text = " ".join(passage.text.split())
+        if text.startswith(_RESERVED):
+            raise UserError(f"{path}: text {number} begins with {text[:9]!r}, which annotations keep for themselves")
+        passages.append(Passage(text, passage.start, passage.end, passage.matched))
+    ordered, last = True, 0.0
+    for passage in passages:
+        ordered &= passage.start is not None and passage.end is not None and last - 1e-6 <= passage.start < passage.end
+        last = passage.end or last
+    kind = {"yms": GOLD, "srt": "subtitles", "vtt": "subtitles"}.get(form)
+    return Script(passages, kind if ordered else None)
+
+
+def read_model(options: argparse.Namespace) -> Model:
+    """The run or export, with the settings that its own features were made by where no option says otherwise.
+
+    Raises:
+        UserError: it is no trained aligner, or an option or settings file is wrong.
+    """
+    where = fetch.view(options.run, options.checkpoint)
+    decoding = DecodingConfig()
+    if (where / "recipe.yaml").is_file():
+        recipe = load_recipe(where / "recipe.yaml", [], Recipe)
+        if not isinstance(recipe, AlignmentRecipe):
+            raise UserError(f"{options.run}: an alignment run is expected; this one's task is {recipe.task}")
+        export, data, decoding = export_of(where, options.checkpoint), recipe.data, recipe.decoding
+    elif (where / "config.json").is_file():
+        export = read_export(where)
+        try:
+            data = AlignmentDataConfig.model_validate_json(json.dumps(export.about["data"]))
+        except (KeyError, ValidationError):
+            raise UserError(f"{where}/config.json: does not name the run's data; make the export again") from None
+    else:
+        raise UserError(f"{options.run}: neither a run (recipe.yaml) nor an export (config.json)")
+    if options.beam is not None:
+        decoding = decoding.model_copy(update={"method": "beam", "width": options.beam})
+    extraction, came_from = _extraction(data, options)
+    return Model(export, decoding, extraction, came_from, options.sentence_encoder or _sentence_encoder(data))
+
+
+def _beside(data: AlignmentDataConfig, features: str | None, name: str) -> tuple[Path, dict[str, Any]] | None:
+    """What a settings file beside a file of features says; None where there is none, or no such data here."""
+    root = data.root or os.environ.get("MELTMATCH_DATA")
+    if features is None or (root is None and not Path(features).is_absolute()):
+        return None
+    path = data.path(features).parent / name
+    if not path.is_file():
+        return None
+    try:
+        return path, dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read as the settings of features ({error})") from None
+
+
+def _extraction(data: AlignmentDataConfig, options: argparse.Namespace) -> tuple[ExtractionConfig, str]:
+    found = _beside(data, data.clip_features, SETTINGS)
+    values, came_from = ({}, "defaults") if found is None else (found[1], str(found[0]))
+    try:
+        config = ExtractionConfig.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UserError(f"{came_from}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg'].lower()}") from None
+    given = {key: getattr(options, key) for key in ("encoder", "frames") if getattr(options, key) is not None}
+    cutting = {
+        key: getattr(options, key)
+        for key in ("detector", "threshold", "min_frames")
+        if getattr(options, key) is not None
+    }
+    values = config.model_dump(mode="json") | given
+    values["segmentation"] |= cutting
+    if "detector" in cutting and "threshold" not in cutting:
+        values["segmentation"]["threshold"] = None  # another detector's is on another scale
+    values["damaged"] = options.damaged
+    try:
+        config = ExtractionConfig.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        option = str(wrong["loc"][-1]).replace("_", "-")
+        raise UserError(f"--{option} {wrong['input']}: {wrong['msg'].lower()}") from None
+    return config, came_from
+
+
+def _sentence_encoder(data: AlignmentDataConfig) -> str:
+    found = _beside(data, data.text_features, SENTENCES)
+    source = str(found[1].get("sentence_encoder", data.sentence_encoder)) if found else data.sentence_encoder
+    root = data.root or os.environ.get("MELTMATCH_DATA")
+    return str(Path(root, source).absolute()) if root and Path(root, source).is_dir() else source
+
+
+def check_width(width: int, fitted: int, what: str, option: str, run: str) -> None:
+    """Raises UserError where an encoder is not the one whose features a run was trained on."""
+    if width != fitted:
+        raise UserError(
+            f"{what} gives features of width {width}, but {run} was trained on width {fitted}; name the one that made "
+            f"its features with {option}"
+        )
+
+
+def clips_of(path: Path, name: str, config: ExtractionConfig, encode: Encode) -> tuple[list[Clip], Tensor, list[bytes]]:
+    """Cuts and encodes a film -> clips, their features (clips, d) as `distributed.extract` makes them, and a picture
+    of each.
+
+    Raises:
+        UserError: the film cannot be decoded, or not to its end and `config.damaged` does not allow that.
+    """
+    seconds = Film.open(path).seconds
+    # Bars only on a terminal.
+    with tqdm(total=seconds and round(seconds), desc="cutting", unit="s", disable=None, leave=False) as bar:
+        found = segment(path, config.segmentation, lambda reached: bar.update(int(reached) - bar.n))
+    if found.lost > max(1.0, 0.02 * (found.film.seconds or 0.0)) and not config.damaged:
+        raise UserError(
+            f"{path}: its last {found.lost:.1f} of {found.film.seconds:.1f} s cannot be decoded; "
+            "take it as far as it goes with --damaged"
+        )
+    times = [time for start, end in found.clips for time in frame_times(start, end, config.frames)]
+    shape, rows, batch, pictures = geometry(config.encoder), [], [], []
+    images = tqdm(stills(path, times, min(shape.side)), "encoding", len(times), unit="frame", disable=None, leave=False)
+    for number, image in enumerate(images):
+        if number % config.frames == config.frames // 2:
+            pictures.append(thumbnail(image))
+        batch.append(torch.from_numpy(shape.fit(image)))
+        if len(batch) == 32 or number == len(times) - 1:
+            rows.append(torch.as_tensor(encode({"image": torch.stack(batch).numpy()})["feature"]))
+            batch = []
+    features = torch.cat(rows).view(len(found.clips), config.frames, -1).mean(1)
+    return [clip_of(name, start, end) for start, end in found.clips], features, pictures
