@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -39,6 +40,8 @@ class ExtractionConfig(StrictConfig):
     encoder: str = LITE0
     frames: int = Field(default=1, ge=1)
     """Of a clip: the central one, or so many at equal distances, whose features are averaged."""
+    pictures: str | None = None
+    """A folder for the frames themselves, as FILM_NUMBER.jpg, for a detector to look at."""
     damaged: bool = False
     """Whether films whose end cannot be decoded are taken as far as they go; otherwise they are left out, and named."""
 
@@ -50,6 +53,7 @@ class Facts:
     Attributes:
         file: its name as given.
         clips: (start, end) in seconds of each.
+        width, height, frames: 0 where its clips were detected elsewhere, and it was not decoded.
     """
 
     file: str
@@ -111,7 +115,10 @@ class Cutter:
         times = [t for start, end in found.clips for t in frame_times(start, end, self.config.frames)]
         numbers: list[int] = []
         images: list[NDArray[np.uint8]] = []
-        for number, image in enumerate(stills(path, times, min(shape.side))):
+        side = min(shape.side) if self.config.pictures is None else None
+        for number, image in enumerate(stills(path, times, side)):
+            if self.config.pictures is not None:
+                _keep(Path(self.config.pictures) / f"{name}_{number}.jpg", image)
             numbers.append(number)
             images.append(shape.fit(image))
             if len(images) == 32:
@@ -121,16 +128,29 @@ class Cutter:
             yield _columns(name, numbers, images, told)
 
 
+def _keep(path: Path, image: NDArray[np.uint8]) -> None:
+    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    if not done:
+        raise UserError(f"{path}: a frame of {image.shape[1]}x{image.shape[0]} pixels cannot be kept as JPEG")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
 def _columns(name: str, numbers: Sequence[int], images: Sequence[NDArray[np.uint8]], told: str) -> dict[str, Any]:
     count = len(numbers)
     return {"film": [name] * count, "number": list(numbers), "told": [told] * count, "image": np.stack(images)}
+
+
+def device() -> str:
+    """Where an actor puts its encoder: the GPU that Ray gave it, if any."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Encode:
     """What an actor does: frames -> features, with an encoder that it loads once."""
 
     def __init__(self, source: str) -> None:
-        self.encoder = image_encoder(source, "cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = image_encoder(source, device())
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         images = torch.from_numpy(np.ascontiguousarray(rows.pop("image")))
@@ -178,13 +198,13 @@ def finished(folder: Path) -> list[str]:
     return sorted(path.stem for path in (folder / FILMS).glob("*.safetensors"))
 
 
-def begin(folder: Path, config: ExtractionConfig) -> None:
-    """Notes the settings in a new folder.
+def begin(folder: Path, config: StrictConfig, settings: str = SETTINGS) -> None:
+    """Notes the settings in a new folder, in the file `settings`.
 
     Raises:
         UserError: the folder was begun with others, or holds something else.
     """
-    path = folder / SETTINGS
+    path = folder / settings
     now = config.model_dump(mode="json", exclude={"damaged"})
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -199,14 +219,21 @@ def begin(folder: Path, config: ExtractionConfig) -> None:
         temporary.write_text(json.dumps(now, indent=1), encoding="utf-8")
 
 
+def bear_with_bad_files() -> None:
+    """A file that kills the process which reads it stops no other; and this process tells how far it is itself."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.max_errored_blocks = -1
+    context.enable_progress_bars = False
+
+
 def pipeline(films: Mapping[str, Path], config: ExtractionConfig, cpus: float, gpus: float, encoders: int) -> Any:
     """The rows of all films as Ray Data streams them. `cpus`: of a task that cuts; `gpus`: of an encoder."""
     import ray.data
     from ray.util.annotations import RayDeprecationWarning
 
-    context = ray.data.DataContext.get_current()
-    context.max_errored_blocks = -1  # a film that kills the process which decodes it stops no other
-    context.enable_progress_bars = False
+    bear_with_bad_files()
     items = [{"film": name, "path": str(path)} for name, path in films.items()]
     source = ray.data.from_items(items, override_num_blocks=len(items))
     with warnings.catch_warnings():

@@ -161,13 +161,13 @@ def _checked(id: str, values: Mapping[str, NDArray[Any]], where: str) -> Regions
     if count is not None and int(count) != len(features):
         raise UserError(f"{where}: states {int(count)} regions and holds {len(features)}")
     width, height = float(values["width"]), float(values["height"])
-    features = np.asarray(features, np.float32)
+    features = np.array(features, np.float32, order="C")
     if not (width > 0 and height > 0 and np.isfinite(features).all() and np.isfinite(boxes).all()):
         raise UserError(f"{where}: a number is NaN or infinite, or the size ({width:g}x{height:g}) is none")
     shares = np.asarray(boxes / np.array([width, height] * 2), np.float32)
     if shares.min() < -0.02 or shares.max() > 1.02:
         raise UserError(f"{where}: a box reaches out of the picture of {width:g}x{height:g}; are they swapped?")
-    return Regions(name, np.ascontiguousarray(features), shares)
+    return Regions(name, features, shares)
 
 
 class RegionEncoder(ABC):
@@ -189,6 +189,9 @@ def region_encoder(source: str, device: str = "cpu") -> RegionEncoder:
 
 class _Mean(RegionEncoder):
     def encode(self, pictures: Sequence[Regions]) -> Tensor:
+        for picture in pictures:
+            if picture.features.shape[1] != pictures[0].features.shape[1]:
+                raise UserError(f"regions of {picture.id!r} and of {pictures[0].id!r} differ in their dimensions")
         return torch.from_numpy(np.stack([picture.features.mean(0) for picture in pictures]))
 
 
