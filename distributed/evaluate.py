@@ -34,13 +34,14 @@ from models.data.movie import Alignment
 from models.data.sentences import MINILM, embed_texts
 from models.errors import UserError
 from models.metrics.retrieval import ranks, retrieval_scores
+from models.neumatch.certainty import confidences
 from models.neumatch.decoding import DecodingConfig, align
 from models.neumatch.metrics import Score, score
 from models.neumatch.oracle import oracle_alignment
 from models.tasks.task import Task
 from models.tasks.video_text import VideoTextTask
 
-ORACLE = "oracle (ceiling of the clips)"
+ORACLE, NEUMATCH = "oracle (ceiling of the clips)", "NeuMATCH"
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,10 @@ def evaluate(arguments: Sequence[str]) -> None:
     movie = _movie_number(chosen, options.movie)
     rows: dict[str, Row] = {}
     if export is not None:
-        rows["NeuMATCH, greedy"] = decode(export, chosen, DecodingConfig())
+        rows[f"{NEUMATCH}, greedy"] = decode(export, chosen, DecodingConfig())
         for width in options.beam:
             beam = DecodingConfig(method="beam", width=width, length_penalty=options.length_penalty)
-            rows[f"NeuMATCH, beam {width}"] = decode(export, chosen, beam)
+            rows[f"{NEUMATCH}, beam {width}"] = decode(export, chosen, beam)
     elif isinstance(recipe.model, BaselineConfig):
         names = [recipe.model.name, *(name for name in names if name != recipe.model.name)]
     for name in names:
@@ -157,7 +158,8 @@ def evaluate(arguments: Sequence[str]) -> None:
             temporary.write_text(json.dumps({"about": export.about, "rows": figures}, indent=1) + "\n")
         fetch.publish(options.where, target)
     if options.page:
-        write_page(options.page, chosen, movie, rows, recipe)
+        sure = {name: row for name, row in rows.items() if name.startswith(NEUMATCH)}
+        write_page(options.page, chosen, movie, rows, recipe, _certainty(export, chosen[movie], movie, sure))
         print(f"page: {options.page.absolute()}")
 
 
@@ -232,8 +234,26 @@ def _movie_number(examples: Sequence[Example], wanted: str | None) -> int:
     return ids.index(wanted)
 
 
-def write_page(path: Path, examples: Sequence[Example], number: int, rows: Mapping[str, Row], recipe: Recipe) -> None:
-    """Writes the page of one movie: gold and what each row makes of it."""
+def _certainty(
+    export: Export | None, example: Example, number: int, rows: Mapping[str, Row]
+) -> dict[str, tuple[float, ...]]:
+    """How sure the network is of each of its rows, clip by clip of one movie."""
+    if export is None or not rows:
+        return {}
+    prepared, network = export.preprocessors.apply(example), export.network()
+    found = confidences(network, [prepared] * len(rows), [row.alignments[number] for row in rows.values()])
+    return dict(zip(rows, found, strict=True))
+
+
+def write_page(
+    path: Path,
+    examples: Sequence[Example],
+    number: int,
+    rows: Mapping[str, Row],
+    recipe: Recipe,
+    sure: Mapping[str, Sequence[float]],
+) -> None:
+    """Writes the page of one movie: gold, what each row makes of it, and how sure the network is (`sure`, by row)."""
     movie = examples[number].movie
     gold = {"gold": oracle_alignment(movie)}
     predicted = {name: row.alignments[number] for name, row in rows.items() if name != ORACLE}
@@ -243,6 +263,7 @@ def write_page(path: Path, examples: Sequence[Example], number: int, rows: Mappi
         {**gold, **predicted},
         title=f"Movie {movie.id}",
         figures={name: rows[name].score for name in predicted},
+        confidences=sure,
         note=f"Run {recipe.name}. The set: {len(examples)} movies of the same split.",
     )
 

@@ -71,7 +71,10 @@ function layOut() {
   });
   let widths = wanted.map(([left, right]) => Math.max(least, right - left));
   const sum = widths.reduce((a, b) => a + b, 0), spare = sum - least * widths.length;
-  if (sum > whole) widths = widths.map(w => least + (spare > 0 ? (w - least) * (whole - least * widths.length) / spare : 0));
+  if (sum > whole) {
+    const kept = spare > 0 ? (whole - least * widths.length) / spare : 0;
+    widths = widths.map(w => least + (w - least) * kept);
+  }
   const pools = [];
   let before = 0;
   wanted.forEach(([left, right], j) => {
@@ -120,15 +123,16 @@ function draw() {
   for (let t = Math.ceil(FROM / step) * step; t < TO; t += step) {
     make("div", "tick", axis, clock(t).slice(0, -2)).style.left = px(t) + "px";
   }
-  make("div", "head", track, TIMED ? `Texts, where ${REFERENCE} put${ROWS[GOLD].name.endsWith("s") ? "" : "s"} them`
-    : "Texts of the script, in order");
+  make("div", "head", track, TIMED ? `Texts, at the times of ${REFERENCE}` : "Texts of the script, in order");
   const lane = make("div", "lane", track);
   lane.style.height = "106px";
   TEXTS.forEach((x, j) => {
     const node = block("text" + (shown(j) ? "" : " novideo"), lane, textExtent(j), {row: -1, text: j});
     const wide = boxes[j][1];
     node.style.borderColor = colour(j)[0];
-    if (wide > 14 + 6 * String(j + 1).length) make("b", "", node, shown(j) || wide < 60 ? j + 1 : `${j + 1} · no video`);
+    if (wide > 14 + 6 * String(j + 1).length) {
+      make("b", "", node, shown(j) || wide < 60 ? j + 1 : `${j + 1} · no video`);
+    }
     if (wide > 45) node.append(x.text);
     node.title = x.text;
   });
@@ -175,15 +179,16 @@ function drawRow(track, row, r) {
       sign.style.top = top + height + 2 + "px";
     }
     if (!TIMED || r === GOLD) return;
-    block(same(r, i) ? "good" : "miss", lane, clipExtent(i)).style.top = top + height + (row.confidence ? 11 : 2) + "px";
+    const sign = block(same(r, i) ? "good" : "miss", lane, clipExtent(i));
+    sign.style.top = top + height + (row.confidence ? 11 : 2) + "px";
   });
   lane.style.height = top + height + (row.confidence ? 9 : 0) + (TIMED && r !== GOLD ? 14 : 8) + "px";
 }
 function drawBand(links, row, r, j, first, last) {
   const [x, y] = textExtent(j).map(at => at.toFixed(1)), half = LINK / 2;
   const [a, b] = [clipExtent(first)[0], clipExtent(last)[1]].map(at => at.toFixed(1));
-  const path = svg("path", {d: `M${x} 0 C${x} ${half} ${a} ${half} ${a} ${LINK} L${b} ${LINK} C${b} ${half} ${y} ${half} `
-    + `${y} 0 Z`}, links);
+  const d = `M${x} 0 C${x} ${half} ${a} ${half} ${a} ${LINK} L${b} ${LINK} C${b} ${half} ${y} ${half} ${y} 0 Z`;
+  const path = svg("path", {d}, links);
   if (row.confidence) path.setAttribute("class", `band c${level(mean(row.confidence.slice(first, last + 1)))}`);
   else if (SURE) path.setAttribute("class", "plain");
   else path.setAttribute("fill", colour(j)[0]);
@@ -240,20 +245,28 @@ function drawOverview() {
   const picture = $("overview").firstElementChild, height = 12 * ROWS.length;
   picture.setAttribute("viewBox", `${FROM} 0 ${TO - FROM} ${height}`);
   picture.style.height = height + "px";
-  ROWS.forEach((row, r) => CLIPS.forEach((x, i) => svg("rect", {x: x.start, y: 12 * r + 1, width: x.end - x.start, height: 10,
-    fill: row.links[i].length ? colour(row.links[i][0])[0] : "#8886"}, picture)));
+  ROWS.forEach((row, r) => CLIPS.forEach((x, i) => {
+    const fill = row.links[i].length ? colour(row.links[i][0])[0] : "#8886";
+    svg("rect", {x: x.start, y: 12 * r + 1, width: x.end - x.start, height: 10, fill}, picture);
+  }));
 }
 function drawLegend() {
-  const entry = (text, style) => { const s = make("span", "", $("legend")); style(make("i", "key", s)); s.append(text); };
-  entry("same colour and number = same text", n => { n.style.background = "linear-gradient(90deg, #e69f00 0 50%, #0072b2 50%)"; });
-  entry("clip left unmatched", n => n.classList.add("none"));
-  entry(TIMED ? `text without video in ${REFERENCE}` : "text that no clip shows", n => { n.style.borderTop = "7px dashed #e69f00"; });
-  if (SURE) LEVELS.forEach(([, text], number) => entry((number ? "" : "how sure the model is: ") + text, n => {
-    svg("path", {class: `band c${number}`, d: "M1 1 H29 V15 H1 Z"}, svg("svg", {width: 30, height: 16}, n));
+  const entry = (text, style) => {
+    const line = make("span", "", $("legend"));
+    style(make("i", "key", line));
+    line.append(text);
+  };
+  const css = text => node => { node.style.cssText = text; };
+  entry("same colour and number = same text", css("background: linear-gradient(90deg, #e69f00 0 50%, #0072b2 50%)"));
+  entry("clip left unmatched", node => node.classList.add("none"));
+  const alone = TIMED ? `text without video in ${REFERENCE}` : "text that no clip shows";
+  entry(alone, css("border-top: 7px dashed #e69f00"));
+  if (SURE) LEVELS.forEach(([, text], number) => entry((number ? "" : "how sure the model is: ") + text, node => {
+    svg("path", {class: `band c${number}`, d: "M1 1 H29 V15 H1 Z"}, svg("svg", {width: 30, height: 16}, node));
   }));
   if (!TIMED || ROWS.length < 2) return;
-  entry(`clip as in ${REFERENCE}`, n => { make("i", "good", n).style.cssText = "left:0;right:0;top:6px"; });
-  entry(`clip not as in ${REFERENCE}`, n => { make("i", "miss", n).style.cssText = "left:0;right:0;top:5px"; });
+  entry(`clip as in ${REFERENCE}`, node => css("left: 0; right: 0; top: 6px")(make("i", "good", node)));
+  entry(`clip not as in ${REFERENCE}`, node => css("left: 0; right: 0; top: 5px")(make("i", "miss", node)));
 }
 function drawFigures() {
   const set = DATA.figures, sets = Object.keys(set).length > 0, table = $("figures");
@@ -269,17 +282,18 @@ function drawFigures() {
   }
 }
 function drawWords() {
-  const base = ROWS[TIMED ? GOLD : SHOWN], count = base.links.filter(texts => !texts.length).length;
-  const left = TEXTS.filter((_, j) => !shown(j)).length, where = TIMED ? ` in ${REFERENCE}` : "";
-  $("size").textContent = `Movie ${DATA.movie}: ${clock(TO - FROM)} long, ${CLIPS.length} clips (${count} unmatched${where}), `
-    + `${TEXTS.length} texts (${left} without video).` + (TIMED ? "" : rowHead(base, SHOWN).replace(" · ", " The model is ")
-      .replace(/average$/, "average of what it did with a clip."));
-  $("guide").textContent = "Time runs from left to right. " + (TIMED ? "The coloured bars on top of each row are the texts, "
-    + `where ${REFERENCE} put${ROWS[GOLD].name.endsWith("s") ? "" : "s"} them; the blocks below are the video clips. A band `
-    + "joins each text to the clips that the row's method gave it: a band that falls straight down is right in time, a "
-    + "slanted one is off." : "On top are the texts of the script, below them the film, clip by clip. A band joins each text "
-    + "to the clips that were found to show it.")
-    + (SURE ? " The stronger the purple of a band, and of the line below a clip, the surer the model is." : "");
+  const base = ROWS[TIMED ? GOLD : SHOWN], there = TIMED ? ` in ${REFERENCE}` : "";
+  const clips = base.links.filter(texts => !texts.length).length, texts = TEXTS.filter((_, j) => !shown(j)).length;
+  const sure = SURE && !TIMED ? ` The model is ${percent(mean(base.confidence))} sure, on average, of a clip.` : "";
+  $("size").textContent = `Movie ${DATA.movie}: ${clock(TO - FROM)} long, ${CLIPS.length} clips (${clips} unmatched`
+    + `${there}), ${TEXTS.length} texts (${texts} without video${there}).${sure}`;
+  const timed = `The coloured bars on top of each row are the texts, at the times of ${REFERENCE}; below are the `
+    + "video clips. A band joins each text to the clips that the row's method gave it: a band that falls straight "
+    + "down is right in time, a slanted one is off.";
+  const untimed = "On top are the texts of the script, below them the film, clip by clip. A band joins each text to "
+    + "the clips that were found to show it.";
+  const purple = " The stronger the purple of a band, and of the line below a clip, the surer the model is of it.";
+  $("guide").textContent = "Time runs from left to right. " + (TIMED ? timed : untimed) + (SURE ? purple : "");
   $("order").textContent = (ROWS.length > 1 ? `From top to bottom: ${ROWS.map(row => row.name).join(", ")}. ` : "")
     + "Grey is unmatched. The frame is the part shown below; tap or drag to go elsewhere.";
   for (const node of document.querySelectorAll(".reference")) node.textContent = REFERENCE;

@@ -56,7 +56,8 @@ function describeClip(i, head, box) {
     }
     if (row.confidence) line.append(`· ${percent(row.confidence[i])} sure `);
     if (TIMED && r !== GOLD) {
-      make("span", same(r, i) ? "yes" : "no", line, same(r, i) ? `✓ as in ${REFERENCE}` : `✗ not as in ${REFERENCE}`);
+      const agrees = same(r, i);
+      make("span", agrees ? "yes" : "no", line, (agrees ? "✓ as in " : "✗ not as in ") + REFERENCE);
     }
   });
 }
@@ -69,8 +70,9 @@ function describeText(j, head, box) {
   ROWS.forEach((row, r) => {
     const line = make("div", "", box), own = CLIPS_OF[r][j], parts = runs(row.links).filter(([text]) => text === j);
     if (ROWS.length > 1) make("b", "", line, row.name + ": ");
-    line.append((parts.map(([, a, b]) => (a === b ? `clip ${a + 1}` : `clips ${a + 1}–${b + 1}`)
-      + ` (${range(CLIPS[a].start, CLIPS[b].end)})`).join(", ") || "no clip shows it")
+    const places = parts.map(([, a, b]) => (a === b ? `clip ${a + 1}` : `clips ${a + 1}–${b + 1}`)
+      + ` (${range(CLIPS[a].start, CLIPS[b].end)})`);
+    line.append((places.join(", ") || "no clip shows it")
       + (row.confidence && own.length ? ` · ${percent(mean(own.map(i => row.confidence[i])))} sure` : "")
       + (TIMED ? ` · IoU ${row.ious[j].toFixed(0)} %` : ""));
   });
@@ -81,6 +83,13 @@ function reveal(item) {
   if (left < box.scrollLeft || right > box.scrollLeft + box.clientWidth) {
     box.scrollLeft = (left + right) / 2 - box.clientWidth / 2;
   }
+}
+function pick(item) {
+  hover = null;
+  picked = item;
+  if (item) reveal(item);
+  mark();
+  $("track").querySelector(".cursor")?.scrollIntoView({block: "nearest", inline: "nearest"});
 }
 function nearest(count, at, place) {
   const off = n => Math.max(place(n)[0] - at, at - place(n)[1], 0);
@@ -122,7 +131,9 @@ function play(item) {
   resume();
 }
 function resume() {
-  film.play().catch(problem => { if (problem.name !== "AbortError") say(`The film cannot be played: ${problem.message}`); });
+  film.play().catch(problem => {
+    if (problem.name !== "AbortError") say(`The film cannot be played: ${problem.message}`);
+  });
 }
 const covers = (stretch, t) => stretch !== null && stretch.start <= t + .02 && t < stretch.end;
 // While it plays, what is picked goes along with it.
@@ -146,7 +157,12 @@ function say(text) {
 }
 function loadFilm() {
   if (!FILM) return;
-  film.addEventListener("loadedmetadata", () => { film.hidden = false; $("missing").hidden = true; mark(); drawPlayhead(); });
+  film.addEventListener("loadedmetadata", () => {
+    film.hidden = false;
+    $("missing").hidden = true;
+    mark();
+    drawPlayhead();
+  });
   film.addEventListener("error", () => {
     film.hidden = true;
     say(`The film does not play here: there is no ${decodeURIComponent(FILM)} beside this page, or this browser cannot `
@@ -172,11 +188,8 @@ function onKey(event) {
   }
   if (!/^Arrow(Left|Right)$/.test(event.key) && !(picked && /^Arrow(Up|Down)$/.test(event.key))) return;
   event.preventDefault();
-  hover = null;
   film.pause();
-  picked = move(event.key);
-  reveal(picked);
-  mark();
+  pick(move(event.key));
 }
 function onOverview(event) {
   const area = $("overview").getBoundingClientRect(), box = $("scroll");
@@ -190,7 +203,10 @@ function listen() {
     if (item !== hover) { hover = item; mark(); }
   });
   $("track").addEventListener("pointerleave", () => { if (hover) { hover = null; mark(); } });
-  $("track").addEventListener("click", event => { picked = itemAt(event); hover = null; mark(); play(picked); });
+  $("track").addEventListener("click", event => {
+    pick(itemAt(event));
+    play(picked);
+  });
   $("zoom").addEventListener("input", () => zoomTo(fitScale() * ratio() ** ($("zoom").value / 100)));
   $("fit").addEventListener("click", () => zoomTo(fitScale()));
   $("read").addEventListener("click", () => zoomTo(readScale()));
@@ -198,8 +214,14 @@ function listen() {
   $("overview").addEventListener("pointerdown", onOverview);
   $("overview").addEventListener("pointermove", event => { if (event.buttons) onOverview(event); });
   let width = innerWidth;
-  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; zoomTo(Math.max(scale, fitScale())); } });
-  new ResizeObserver(([dock]) => { document.body.style.paddingBottom = dock.target.offsetHeight + 20 + "px"; }).observe($("dock"));
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    zoomTo(Math.max(scale, fitScale()));
+  });
+  new ResizeObserver(() => {
+    document.body.style.setProperty("--dock", $("dock").offsetHeight + "px");
+  }).observe($("dock"));
 }
 function start() {
   drawWords();
@@ -209,7 +231,8 @@ function start() {
   scale = readScale();
   zoomTo(scale);
   $("scroll").scrollLeft = TEXTS.length ? textExtent(0)[0] - 60 : 0;
-  $("help").textContent = FILM ? "A click plays the film from there; arrow keys move, Space plays and pauses, Escape stops."
+  $("help").textContent = FILM
+    ? "A click plays the film from there; arrow keys move, Space plays and pauses, Escape stops."
     : "Point at or tap a clip or text; arrow keys move, Escape lets go.";
   listen();
   loadFilm();
