@@ -16,6 +16,7 @@ from models.neumatch.network import Batch, NeuMATCH
 from models.neumatch.packing import Packing
 from models.neumatch.recurrent import RecurrentStack
 from tests.benchmarks import cases, stepwise
+from tests.benchmarks.extraction import extraction
 from tests.benchmarks.films import films
 from tests.benchmarks.meltr import meltr
 from tests.benchmarks.timing import HEADS, machine, resident_mib, rows_of, table, take_turns
@@ -152,6 +153,7 @@ PARTS = {
     "meltr": meltr,
     "univl": univl,
     "films": films,
+    "extraction": extraction,
 }
 
 
