@@ -194,6 +194,9 @@ def _all_or_nothing(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=".alignment-", dir=folder) as made:
             yield Path(made)
             for name in names:
+                if (folder / name).is_dir():
+                    raise UserError(f"{folder / name}: is a folder, but a file is to be written there; move it away")
+            for name in names:
                 (Path(made) / name).replace(folder / name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error}); name another with --to") from None

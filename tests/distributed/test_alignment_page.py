@@ -1,5 +1,6 @@
 """The alignment page: whole data, safe with hostile texts, and nothing from outside. Needs no browser."""
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -125,3 +126,34 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "deep").write_text("a file, no folder")
     with pytest.raises(UserError, match="cannot be written"):
         _write(tmp_path)
+
+
+def test_without_a_reference_texts_have_no_times(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    pictures = [b"\xff\xd8one", None, b"\xff\xd8two"]
+    options: dict[str, Any] = {"title": "t", "reference": None, "film": "../a%20b.mp4", "thumbnails": pictures}
+    write_alignment_page(path, MOVIE, {"guess": GUESS}, confidences={"guess": (0.5, 0.25, 0.12345)}, **options)
+    data = json.loads(_Page(path.read_text(encoding="utf-8")).texts("script")[0])
+    assert data["gold"] == -1
+    assert [snippet[2:] for snippet in data["snippets"]] == [[None, None, True]] * 3
+    (row,) = data["rows"]
+    assert (row["name"], row["links"], row["score"], row["ious"]) == ("guess", [[0], [0, 2], []], None, None)
+    assert row["confidence"] == [0.5, 0.25, 0.123]
+    assert data["film"] == "../a%20b.mp4"
+    assert data["pictures"] == [base64.b64encode(picture or b"").decode() for picture in pictures]
+
+
+def test_another_reference_has_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_alignment_page(path, MOVIE, {"guess": GUESS}, title="t", reference="subtitles")
+    data = json.loads(_Page(path.read_text(encoding="utf-8")).texts("script")[0])
+    assert [row["name"] for row in data["rows"]] == ["subtitles", "guess"]
+    assert data["gold"] == 0
+
+
+@pytest.mark.parametrize("options", [{"confidences": {"guess": (0.5,)}}, {"thumbnails": [b"", b""]}])
+def test_what_does_not_fit_the_movie_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="movie 0042 has 3 clips"):
+        write_alignment_page(tmp_path / "page.html", MOVIE, {"guess": GUESS}, title="t", **options)
+    with pytest.raises(ValueError, match="does not fit movie 0042"):
+        write_alignment_page(tmp_path / "page.html", MOVIE, {"guess": [(0,), (3,), ()]}, title="t", reference=None)
