@@ -84,7 +84,7 @@ class _Run:
                 process.wait()
         self.seconds, self.ended, self.done = time.monotonic() - began, process.returncode, folder_size(to)
         log.close()
-        while any(Path(f"/proc/{pid}").exists() for pid in family):  # Ray's processes notice that their driver is gone
+        while any(map(_runs, family)):  # Ray's processes notice that their driver is gone
             time.sleep(0.2)
         print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
 
@@ -99,7 +99,8 @@ class _Run:
         count = self.done - self.began_with
         for quarter in range(4):
             low, high = (self.began_with + count * part // 4 for part in (quarter, quarter + 1))
-            inside = [seen for done, _, seen in self.samples if low < done <= high]
+            # When the last film is there, processes end.
+            inside = [seen for done, _, seen in self.samples if low < done <= high and done < self.done]
             if inside:
                 medians = [statistics.median(seen[kind] for seen in inside) for kind in MEMORY[1:]]
                 rows.append([f"{low} to {high}", *(f"{value:.0f}" for value in medians)])
@@ -124,6 +125,13 @@ def descendants(pid: int) -> set[int]:
         news = {child for child, parent in parents.items() if parent in news} - found
         found |= news
     return found
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
 
 
 def _memory(driver: int, family: set[int]) -> dict[str, float]:
