@@ -163,7 +163,9 @@ def _slices(engine: Engine) -> dict[str, Tensor]:
     named = {}
     for s in engine.shards.slices:
         first, second = engine.moments(s)
-        for kind, tensor in (("weight", s.weight()), ("exp_avg", first), ("exp_avg_sq", second)):
+        kinds = {"weight": s.weight(), "exp_avg": first, "exp_avg_sq": second}
+        kinds |= {"average": engine.averaged(s)} if engine.lars.average else {}
+        for kind, tensor in kinds.items():
             named[f"{kind}/{s.name}@{s.start}"] = tensor.detach().float().cpu().contiguous()
     return named
 
@@ -283,11 +285,11 @@ def check_recipe(checkpoint: Checkpoint, trajectory: Mapping[str, Any], place: s
     """
 
     def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-        if isinstance(value, dict):
-            for key, part in value.items():
-                yield from leaves(part, f"{at}.{key}" if at else key)
-        else:
+        if not isinstance(value, dict):
             yield at, value
+            return
+        for key, part in value.items():
+            yield from leaves(part, f"{at}.{key}" if at else key)
 
     theirs, ours = dict(leaves(checkpoint.manifest["recipe"])), dict(leaves(json.loads(json.dumps(trajectory))))
     differ = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
@@ -340,6 +342,8 @@ def load(checkpoint: Checkpoint, engine: Engine) -> None:
             first, second = engine.moments(s)
             first.copy_(pieces.gather("exp_avg", s))
             second.copy_(pieces.gather("exp_avg_sq", s))
+            if engine.lars.average:
+                engine.averaged(s).copy_(pieces.gather("average", s))
     with safe_open(checkpoint.folder / "buffers.safetensors", framework="pt") as file:
         engine.load_buffers({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     engine.lars.steps = int(checkpoint.manifest["progress"]["step"])
@@ -361,12 +365,13 @@ def load_learned(checkpoint: Checkpoint, names: Sequence[str] | None = None) -> 
 
 
 def whole_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """All fp32 weights and buffers of a checkpoint, without an engine."""
+    """All fp32 weights and buffers of a checkpoint, without an engine; their averages where it has them."""
     state = {}
     with Pieces(checkpoint.folder, checkpoint.manifest["files"]) as pieces:
+        kind = "average" if pieces.has("average") else "weight"
         for name, shape in checkpoint.manifest["parameters"].items():
             size = torch.Size(shape)
-            state[name] = pieces.gather("weight", Slice(name, 0, size.numel(), torch.empty(0), 0)).view(size)
+            state[name] = pieces.gather(kind, Slice(name, 0, size.numel(), torch.empty(0), 0)).view(size)
     with safe_open(checkpoint.folder / "buffers.safetensors", framework="pt") as file:
         return state | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

@@ -23,10 +23,12 @@ from models.data.mosi import MOSIDataConfig
 from models.data.msrvtt import MSRVTTDataConfig
 from models.data.youcook2 import YouCook2DataConfig
 from models.meltr.config import MELTRConfig
+from models.neumatch.actions import YMS_ACTIONS
 from models.neumatch.decoding import DecodingConfig
 from models.neumatch.network import NeuMATCH, NeuMATCHConfig
 from models.optim.lars import OptimiserConfig
 from models.optim.schedule import ScheduleConfig
+from models.tasks.alignment import LearningConfig
 from models.tasks.video_text import InputConfig
 
 
@@ -48,10 +50,8 @@ class TrainingConfig(StrictConfig):
     """Steps between figures in the log."""
 
 
-class AlignmentTrainingConfig(TrainingConfig):
+class AlignmentTrainingConfig(TrainingConfig, LearningConfig):
     """The same, and what alignment alone has."""
-
-    label_smoothing: float = Field(default=0.03, ge=0, lt=1)
 
 
 class ScalingConfig(StrictConfig):
@@ -227,11 +227,29 @@ class AlignmentRecipe(Recipe):
                 "model.normalisation='sbn' needs the statistics of the whole batch at once: set engine.accumulation=1 "
                 "and no engine.micro_batch (and use more workers if memory is short)"
             )
+        if self.data.captions is not None and self.training.contrastive is None:
+            raise ValueError(
+                "data.captions is for contrastive pre-training: set training.contrastive.epochs=1 or more"
+            )
+        if self.training.own_decisions:
+            self._check_own_decisions()
         if self.engine.activation_checkpointing:
             raise ValueError("engine.activation_checkpointing: NeuMATCH has no blocks to recompute; set it false")
         if isinstance(self.combiner, MELTRConfig):
             raise ValueError("combiner.name='meltr' needs a task with several losses; alignment has one: use single")
         return self
+
+    def _check_own_decisions(self) -> None:
+        if isinstance(self.model, NeuMATCHConfig) and set(self.model.actions) != set(YMS_ACTIONS):
+            raise ValueError(
+                f"training.own_decisions knows what is right for the actions {', '.join(YMS_ACTIONS)} alone; "
+                "set model.actions to these, or training.own_decisions=0"
+            )
+        if self.engine.zero_stage == 3:
+            raise ValueError(
+                "training.own_decisions walks step by step, which needs whole weights on every worker; "
+                "use engine.zero_stage=2 or lower"
+            )
 
 
 class ClassificationRecipe(Recipe):

@@ -144,8 +144,8 @@ class Engine:
         self.lars.param_groups[0]["lr"] = value
 
     def weights(self) -> dict[str, Tensor]:
-        """All fp32 weights and buffers, whole, on every worker; collective."""
-        return {**self.shards.whole(Slice.weight), **self.buffers()}
+        """All fp32 weights and buffers, whole, on every worker; with `optimiser.average` the averages. Collective."""
+        return {**self.shards.whole(self.averaged if self.lars.average else Slice.weight), **self.buffers()}
 
     def buffers(self) -> dict[str, Tensor]:
         """The module's buffers (equal on all workers)."""
@@ -160,6 +160,10 @@ class Engine:
         """Adam's moments of a slice, each a (length,) view."""
         first, second = self.lars.moments(s.tensor)
         return first.narrow(0, s.offset, s.length), second.narrow(0, s.offset, s.length)
+
+    def averaged(self, s: Slice) -> Tensor:
+        """The moving average of a slice's weights, a (length,) view."""
+        return self.lars.averaged(s.tensor).narrow(0, s.offset, s.length)
 
 
 def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:

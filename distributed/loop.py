@@ -34,6 +34,7 @@ from models.meltr.statistics import frozen_statistics
 from models.normalisation import synchronise
 from models.optim.schedule import PlateauState, after_epoch, rate_factor
 from models.recompute import recompute
+from models.tasks.alignment import AlignmentTask
 from models.tasks.task import Task
 
 
@@ -73,10 +74,14 @@ class Trainer:
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         if not len(task):
             raise UserError("the training split is empty: there is nothing to train on")
+        self.mirror = recipe.mirror
+        found = fetch.newest(recipe.folder, self.mirror, everyone, warn=self.rank == 0)
         torch.manual_seed(recipe.seed)  # the same initial weights on every worker
         network = task.network()
         if recipe.init_from is not None:
             network.load_state_dict(read_export(recipe.init_from, recipe.model).weights)
+        if found is None and isinstance(task, AlignmentTask):
+            task.pretrain(network, recipe.seed, _say if self.rank == 0 else None)
         self.collectives = WorldCollectives()
         synchronise(network, self.collectives)
         if recipe.engine.activation_checkpointing:
@@ -99,8 +104,6 @@ class Trainer:
         self.components = list(dict.fromkeys(parts))
         self.component = torch.tensor([self.components.index(part) for part in parts])
         self.norms: list[Tensor] = []
-        self.mirror = recipe.mirror
-        found = fetch.newest(recipe.folder, self.mirror, everyone, warn=self.rank == 0)
         if found is not None:
             checkpoint.check_recipe(found, recipe.trajectory())
             checkpoint.load(found, self.engine)

@@ -33,6 +33,10 @@ class Pieces:
         self._files.clear()
         self._at.clear()
 
+    def has(self, kind: str) -> bool:
+        """Whether there are slices of this kind: weight, exp_avg, exp_avg_sq or average."""
+        return any(name.startswith(f"{kind}/") for name in self._at)
+
     def gather(self, kind: str, s: Slice) -> Tensor:
         """(s.length,) float32: the elements of slice `s`."""
         wanted, found = torch.empty(s.length), 0

@@ -1,6 +1,7 @@
 """From a recipe to its task: what the launcher checks and fits before anything starts, and what each worker loads."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe, VideoTextRecipe
@@ -8,7 +9,7 @@ from distributed.export import read_export
 from distributed.storage import PREPROCESSING
 from models.backbones.univl.build import check_start
 from models.combiners import losses_needed
-from models.data.alignment_set import load_examples
+from models.data.alignment_set import load_captions, load_examples
 from models.data.classification_set import load_images
 from models.data.examples import Example
 from models.data.mosi import MOSIDataConfig, load_mosi
@@ -61,8 +62,8 @@ def alignment_task(
 ) -> AlignmentTask:
     """The alignment task of examples at hand."""
     model = _neumatch(recipe)
-    longest, smoothing = recipe.data.longest, recipe.training.label_smoothing
-    task = AlignmentTask(model, preprocessors, longest, smoothing, recipe.decoding)
+    captions = partial(load_captions, recipe.data, recipe.cache)
+    task = AlignmentTask(model, preprocessors, recipe.data.longest, recipe.training, recipe.decoding, captions)
     task.prepare(examples)
     return task
 
@@ -93,4 +94,15 @@ def _prepare_alignment(recipe: AlignmentRecipe, begun: bool) -> AlignmentTask:
         raise UserError(f"{fitted}: {error}; use data with features like those it began with") from None
     if not begun:
         preprocessors.to_file(recipe.folder / PREPROCESSING)
+        _check_captions(recipe, preprocessors)
     return alignment_task(recipe, examples, preprocessors)
+
+
+def _check_captions(recipe: AlignmentRecipe, preprocessors: Preprocessors) -> None:
+    """Reads the captioned videos once before anything starts; their embeddings stay in the cache."""
+    captions = load_captions(recipe.data, recipe.cache)
+    if captions is not None and captions.video.shape[1] != preprocessors.video.width:
+        raise UserError(
+            f"data.captions: features of width {captions.video.shape[1]}, but the movies' have width "
+            f"{preprocessors.video.width}; expected features of one encoder"
+        )

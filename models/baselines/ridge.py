@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from models.baselines.dynamic_programming import align_monotone, choose_unmatched
-from models.baselines.pairs import Standardiser, hold_out, matched_pairs
+from models.baselines.held_out import Standardiser, hold_out
 from models.config import StrictConfig
 from models.data.examples import Example
 from models.data.movie import Alignment
+from models.neumatch.pairs import matched_pairs
 
 
 class RidgeConfig(StrictConfig):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.baselines.pairs import Standardiser
+from models.baselines.held_out import Standardiser
 from models.data.videos import Caption, Frames, VideoTextSplit
 from models.metrics.retrieval import ranks, retrieval_scores
 

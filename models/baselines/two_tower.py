@@ -13,10 +13,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.baselines.dynamic_programming import align_monotone, choose_unmatched
-from models.baselines.pairs import Standardiser, hold_out, matched_pairs
+from models.baselines.held_out import Standardiser, hold_out
 from models.config import StrictConfig
 from models.data.examples import Example
 from models.data.movie import Alignment
+from models.neumatch.contrastive import contrastive_loss
+from models.neumatch.pairs import matched_pairs
 
 
 class TwoTowerConfig(StrictConfig):
@@ -83,22 +85,6 @@ class Towers(nn.Module):
         """(N, d_video), (M, d_text) -> (N, M) cosines."""
         clips = F.normalize(self.video(self.standardise(video)), dim=1)
         return clips @ F.normalize(self.text(text), dim=1).T
-
-
-def contrastive_loss(logits: Tensor, snippet: Tensor) -> Tensor:
-    """InfoNCE in both directions, in which the other pairs of a pair's own snippet are not its negatives.
-
-    They leave the denominator. Merely sharing the target among them would change nothing: pairs of one snippet have
-    the same text, so the shares add up to plain InfoNCE, which pushes a snippet's own clips away from it.
-
-    Args:
-        logits: (B, B) scaled cosines, clip by snippet.
-        snippet: (B,) the snippet of each pair.
-    """
-    pair = torch.arange(len(snippet), device=snippet.device)
-    same = (snippet[:, None] == snippet) & (pair[:, None] != pair)
-    logits = logits.masked_fill(same, -math.inf)
-    return (F.cross_entropy(logits, pair) + F.cross_entropy(logits.T, pair)) / 2
 
 
 def train(examples: Sequence[Example], config: TwoTowerConfig) -> Towers:

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.config import StrictConfig
+from models.data.captioned import Captioned, CaptionedDataConfig, load_captioned
 from models.data.examples import Example
 from models.data.features import FeatureStore
 from models.data.files import data_path
@@ -39,6 +40,9 @@ class AlignmentDataConfig(StrictConfig):
     """Training samples are cut to at most so many actions."""
     lsmdc_validation: tuple[str, ...] = Field(default=(), strict=False)
     """Movies of an LSMDC file held out for validation; it has no split files of its own."""
+
+    captions: CaptionedDataConfig | None = None
+    """Captioned videos that contrastive pre-training sees beside the movies' own pairs."""
 
     def path(self, name: str) -> Path:
         """Where a file of this data set is."""
@@ -86,6 +90,16 @@ def _text_features(config: AlignmentDataConfig, movies: Sequence[Movie], cache: 
         store = FeatureStore.open(config.path(config.text_features))
         return store.gather([snippet.id for movie in movies for snippet in movie.snippets], "snippet")
     texts = [snippet.text for movie in movies for snippet in movie.snippets]
+    return embed_texts(texts, _encoder(config), cache)
+
+
+def _encoder(config: AlignmentDataConfig) -> str:
+    """The sentence encoder as `embed_texts` takes it."""
     source = config.sentence_encoder
     folder = Path(source) if Path(source).is_absolute() or source == "minilm" else config.path(source)
-    return embed_texts(texts, str(folder) if folder.is_dir() else source, cache)
+    return str(folder) if folder.is_dir() else source
+
+
+def load_captions(config: AlignmentDataConfig, cache: Path | None = None) -> Captioned | None:
+    """The captioned videos that a recipe names, if any. Raises UserError as `load_captioned` does."""
+    return None if config.captions is None else load_captioned(config.captions, _encoder(config), cache)

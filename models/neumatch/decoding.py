@@ -17,10 +17,10 @@ from models.config import StrictConfig
 from models.data.examples import Example
 from models.data.movie import Alignment
 from models.neumatch.actions import play
-from models.neumatch.network import Encoded, NeuMATCH
+from models.neumatch.network import Encoded, NeuMATCH, ahead_at
 from models.neumatch.packing import Packing
 from models.neumatch.recurrent import State
-from models.neumatch.stacks import ActionEffects, positional_features
+from models.neumatch.stacks import ActionEffects
 
 States = tuple[State, State]
 
@@ -54,6 +54,8 @@ class _Hypotheses:
     """Sum (H, 300) and number (H,) of the clips matched to the current element."""
     element_snippet: Tensor
     """(H,) the snippet of the current element, -1 before the first match."""
+    open: Tensor
+    """(H,) bool: the last action was a match that kept the snippet."""
     score: Tensor
     """(H,) log-probability."""
 
@@ -66,7 +68,7 @@ class _Hypotheses:
         return _Hypotheses(**{name: pick(value) for name, value in vars(self).items()})
 
 
-class _Decoder:
+class Stepper:
     """The network's step function over hypotheses."""
 
     def __init__(self, network: NeuMATCH, encoded: Encoded) -> None:
@@ -93,6 +95,7 @@ class _Decoder:
             matched_sum=like.new_zeros(count, like.shape[1]),
             matched_count=like.new_zeros(count),
             element_snippet=zero - 1,
+            open=zero.bool(),
             score=torch.zeros(count, device=like.device),
         )
 
@@ -112,8 +115,12 @@ class _Decoder:
     def logits(self, h: _Hypotheses, video: Tensor, text: Tensor) -> Tensor:
         """(H, C) scores of the next action."""
         clips, snippets = self.clips[h.sample], self.snippets[h.sample]
-        positions = positional_features(clips - h.clip, snippets - h.snippet, clips, snippets)
-        return self.network.classify([video, text, h.action_feature, h.matched_feature, positions])
+        positions = self.network.positions(clips - h.clip, snippets - h.snippet, clips, snippets)
+        ahead = None
+        if self.encoded.ahead is not None:
+            totals = self.clips[:, None], self.snippets[:, None]
+            ahead = ahead_at(self.encoded.ahead, h.sample, h.open, h.clip, h.snippet, *totals)
+        return self.network.classify([video, text, h.action_feature, h.matched_feature, positions], ahead)
 
     def advance(self, h: _Hypotheses, action: Tensor, video: Tensor, text: Tensor) -> _Hypotheses:
         """The hypotheses after one more action each ((H,) ids)."""
@@ -139,6 +146,7 @@ class _Decoder:
             matched_sum=torch.where(matches[:, None], total, h.matched_sum),
             matched_count=torch.where(matches, count, h.matched_count),
             element_snippet=torch.where(matches, h.snippet, h.element_snippet),
+            open=matches & ~self.effects.drops_snippet[action],
             score=h.score,
         )
 
@@ -155,7 +163,7 @@ def greedy(network: NeuMATCH, encoded: Encoded) -> tuple[list[list[int]], list[T
 
     Returns the action ids and the logits (steps, C) of each sample.
     """
-    decoder = _Decoder(network, encoded)
+    decoder = Stepper(network, encoded)
     h = decoder.start()
     samples = len(decoder.clips)
     chosen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -181,7 +189,7 @@ def greedy(network: NeuMATCH, encoded: Encoded) -> tuple[list[list[int]], list[T
 
 def beam_search(network: NeuMATCH, encoded: Encoded, width: int, length_penalty: float = 0.0) -> list[list[int]]:
     """The most probable of the action sequences that a beam of `width` hypotheses a sample finds."""
-    decoder = _Decoder(network, encoded)
+    decoder = Stepper(network, encoded)
     h = decoder.start()
     samples = len(decoder.clips)
     best: list[tuple[float, tuple[int, int]]] = [(-float("inf"), (-1, -1))] * samples

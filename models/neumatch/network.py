@@ -1,25 +1,33 @@
-"""The NeuMATCH network: encoders, four stacks, classifier (spec section 4; CVPR 2018 and WACV 2021).
+"""The NeuMATCH network: encoders, four stacks, classifier (CVPR 2018 and WACV 2021).
 
 Shape legend: B samples, V clips, T snippets, A actions (each the batch's longest), S packed rows of one modality,
 R real action steps of all samples, C actions in the set. Sequences are stored in stack order: row 0 is the bottom of
 the stack (the last element in time), row length-1 the top at the start (the first in time).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import StrictConfig
 from models.neumatch.actions import YMS_ACTIONS, Action
+from models.neumatch.lookahead import Lookahead, LookaheadConfig, columns
 from models.neumatch.normalisation import SequenceBatchNorm
 from models.neumatch.packing import Packing
 from models.neumatch.products import Linear
 from models.neumatch.recurrent import RecurrentStack, State
-from models.neumatch.stacks import ActionEffects, cursors, matched_weights, positional_features
+from models.neumatch.stacks import (
+    ActionEffects,
+    cursors,
+    matched_weights,
+    positional_features,
+    positional_shares,
+)
 
 POSITIONS = 10
 
@@ -35,6 +43,10 @@ class NeuMATCHConfig(StrictConfig):
     action_hidden: int = Field(default=8, ge=1)
     matched_hidden: int = Field(default=20, ge=1)
     sbn_unbiased: bool = True
+    positions: Literal["counts", "shares"] = "counts"
+    """The ten positional features: the papers', which grow with the length of a movie, or ten that do not."""
+    lookahead: LookaheadConfig | None = None
+    """Adds the log-probability of each action under all alignments of what is left. Goes beyond the papers."""
 
     @field_validator("actions")
     @classmethod
@@ -46,6 +58,15 @@ class NeuMATCHConfig(StrictConfig):
         if not any(a.drops_clip for a in actions) or not any(a.drops_snippet for a in actions):
             raise ValueError("must be able to drop clips and to drop snippets, or decoding would never end")
         return actions
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.lookahead is not None:
+            try:
+                columns(self.actions)
+            except ValueError as error:
+                raise ValueError(f"model.lookahead {error}") from None
+        return self
 
 
 @dataclass(frozen=True)
@@ -71,6 +92,24 @@ class Encoded:
     text: Tensor
     video_packing: Packing
     text_packing: Packing
+    ahead: Tensor | None = None
+    """(B, 2, V, T, C) log-probabilities of the next action in every cell, in the order of time (see lookahead.py)."""
+
+
+@dataclass(frozen=True)
+class Histories:
+    """B action sequences to learn from, and what would have been right at each of their steps."""
+
+    actions: Tensor
+    """(B, A) int64, in time order."""
+    lengths: Tensor
+    """(B,) int64 on the CPU."""
+    targets: Tensor
+    """(B, A) int64."""
+
+
+FollowedBy = Callable[["NeuMATCH", Batch, Encoded], Histories]
+"""Chooses the histories of a batch when its sequences have been encoded."""
 
 
 class Encoders(nn.Module):
@@ -124,8 +163,14 @@ class NeuMATCH(nn.Module):
         state_width = 2 * w + config.action_hidden + config.matched_hidden + POSITIONS
         self.fc1 = _initialised(Linear(state_width, w))
         self.fc2 = _initialised(Linear(w, len(config.actions)))
+        if config.lookahead is not None:
+            self.lookahead = Lookahead(config.lookahead, video_width, text_width)
+            self.columns = columns(config.actions)
+            with torch.no_grad():  # begin as the lookahead alone
+                self.fc2.weight.mul_(0.01)
+                self.fc2.bias.zero_()
 
-    COMPONENTS = ("video_stack", "text_stack", "action_matched_stacks", "fc")
+    COMPONENTS = ("video_stack", "text_stack", "action_matched_stacks", "fc", "lookahead")
 
     @staticmethod
     def component_of(parameter: str) -> str:
@@ -135,6 +180,8 @@ class NeuMATCH(nn.Module):
             return "video_stack"
         if head in ("text_stack", "text_norm") or head == "encoders":
             return "text_stack"
+        if head == "lookahead":
+            return head
         return "action_matched_stacks" if head in ("action_stack", "matched_stack") else "fc"
 
     def encode(self, video: Tensor, text: Tensor, video_lengths: Tensor, text_lengths: Tensor) -> Encoded:
@@ -145,38 +192,65 @@ class NeuMATCH(nn.Module):
         text_rows = self.encoders.text(text_packing.pack(text).to(dtype))
         video_out = self.video_stack(video_rows, video_packing.batch_sizes)[1][0]
         text_out = self.text_stack(text_rows, text_packing.batch_sizes)[1][0]
-        return Encoded(self.video_norm(video_out), self.text_norm(text_out), video_packing, text_packing)
+        ahead = self._ahead(video, text, video_lengths, text_lengths) if self.config.lookahead else None
+        return Encoded(self.video_norm(video_out), self.text_norm(text_out), video_packing, text_packing, ahead)
 
-    def classify(self, parts: list[Tensor]) -> Tensor:
-        """[video top, text top, action, matched, position] rows -> (R, C) logits."""
+    def _ahead(self, video: Tensor, text: Tensor, video_lengths: Tensor, text_lengths: Tensor) -> Tensor:
+        def in_time(rows: Tensor, lengths: Tensor) -> Tensor:
+            longest = int(lengths.max()) if len(lengths) else 0
+            # What lies beyond a length becomes any real row, and is not used.
+            order = (lengths[:, None] - 1 - torch.arange(longest)).clamp(min=0).to(rows.device)
+            return rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
+
+        clips, snippets = in_time(video, video_lengths), in_time(text, text_lengths)
+        found: Tensor = self.lookahead(clips, snippets, video_lengths.to(clips.device), text_lengths.to(clips.device))
+        return found[..., self.columns]
+
+    def classify(self, parts: list[Tensor], ahead: Tensor | None = None) -> Tensor:
+        """[video top, text top, action, matched, position] rows, and the lookahead's (R, C) -> (R, C) logits."""
         hidden = F.relu(self.fc1(torch.cat([part.to(self.fc1.weight.dtype) for part in parts], dim=1)))
         logits: Tensor = self.fc2(hidden)
-        return logits
+        return logits if ahead is None else logits + ahead
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Encoded]:
-        """Teacher forcing: all steps at once.
+    def positions(self, clips_left: Tensor, snippets_left: Tensor, clips: Tensor, snippets: Tensor) -> Tensor:
+        """The ten positional features that this network reads -> (..., 10)."""
+        features = positional_features if self.config.positions == "counts" else positional_shares
+        return features(clips_left, snippets_left, clips, snippets)
 
-        Returns logits (R, C) of the real steps (sample by sample, in time order), the gold ids (R,), and the stacks'
+    def forward(self, batch: Batch, followed_by: FollowedBy | None = None) -> tuple[Tensor, Tensor, Encoded]:
+        """Teacher forcing: all steps at once, along the gold actions or along what `followed_by` chooses.
+
+        Returns logits (R, C) of the real steps (sample by sample, in time order), the right ids (R,), and the stacks'
         outputs.
         """
         encoded = self.encode(batch.video, batch.text, batch.video_lengths, batch.text_lengths)
         device = batch.video.device
+        histories = Histories(batch.actions, batch.action_lengths, batch.actions)
+        if followed_by is not None:
+            histories = followed_by(self, batch, encoded)
         effects = ActionEffects.of(self.config.actions, device)
-        steps = int(batch.action_lengths.max()) if len(batch.action_lengths) else 0
-        actions = batch.actions[:, :steps]
-        real = (torch.arange(steps)[None, :] < batch.action_lengths[:, None]).to(device)
+        steps = int(histories.lengths.max()) if len(histories.lengths) else 0
+        actions = histories.actions[:, :steps]
+        real = (torch.arange(steps)[None, :] < histories.lengths[:, None]).to(device)
         clips, snippets = batch.video_lengths.to(device)[:, None], batch.text_lengths.to(device)[:, None]
         clip, snippet = cursors(effects.drops_clip[actions], real), cursors(effects.drops_snippet[actions], real)
         # A stack that has run out keeps its last element as the top and 1 as its count.
         clips_left, snippets_left = (clips - clip).clamp(min=1), (snippets - snippet).clamp(min=1)
-        positions = positional_features(clips_left, snippets_left, clips, snippets)[real]
+        positions = self.positions(clips_left, snippets_left, clips, snippets)[real]
         video_tops = _tops(encoded.video, encoded.video_packing, clips_left, real)
         text_tops = _tops(encoded.text, encoded.text_packing, snippets_left, real)
-        action_feature = self._actions_so_far(actions, batch.action_lengths)[real]
+        action_feature = self._actions_so_far(actions, histories.lengths)[real]
         matches = effects.matches[actions] & real
         matched_feature = self._matches_so_far(matches, snippet, real, video_tops, text_tops)
-        logits = self.classify([video_tops, text_tops, action_feature, matched_feature, positions])
-        return logits, actions[real], encoded
+        ahead = None
+        if encoded.ahead is not None:
+            retained = effects.matches[actions] & ~effects.drops_snippet[actions]
+            open_ = F.pad(retained[:, : max(steps - 1, 0)], (min(steps, 1), 0))
+            sample = torch.arange(len(actions), device=device)[:, None].expand_as(actions)
+            cells = sample[real], open_[real], clip[real], snippet[real]
+            ahead = ahead_at(encoded.ahead, *cells, clips, snippets)
+        logits = self.classify([video_tops, text_tops, action_feature, matched_feature, positions], ahead)
+        return logits, histories.targets[:, :steps][real], encoded
 
     def _actions_so_far(self, actions: Tensor, lengths: Tensor) -> Tensor:
         """(B, A, 8): the Action Stack's feature before each step; zeros before the first."""
@@ -232,6 +306,20 @@ class NeuMATCH(nn.Module):
         done = push_number + 1 - matches.long()
         last = torch.where(done > 0, pushes_before_sample[:, None] + done, 0)
         return features.index_select(0, last[real])
+
+
+def ahead_at(
+    ahead: Tensor, sample: Tensor, open_: Tensor, clip: Tensor, snippet: Tensor, clips: Tensor, snippets: Tensor
+) -> Tensor:
+    """(R, C) of `Encoded.ahead` in R cells; zeros where a stack is empty, for then only one action is left.
+
+    `sample`, `clip`, `snippet` (R,) int64, `open_` (R,) bool; `clips`, `snippets` (B, 1): the samples' lengths.
+    """
+    inside = (clip < clips[sample, 0]) & (snippet < snippets[sample, 0])
+    if not ahead.numel():
+        return ahead.new_zeros(len(sample), ahead.shape[-1]) + ahead.sum()
+    cell = (sample, open_.long(), clip.clamp(max=ahead.shape[2] - 1), snippet.clamp(max=ahead.shape[3] - 1))
+    return torch.where(inside[:, None], ahead[cell], 0.0)
 
 
 def _tops(outputs: Tensor, packing: Packing, left: Tensor, real: Tensor) -> Tensor:

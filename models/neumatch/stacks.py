@@ -40,7 +40,7 @@ def cursors(drops: Tensor, real: Tensor) -> Tensor:
 
 
 def positional_features(clips_left: Tensor, snippets_left: Tensor, clips: Tensor, snippets: Tensor) -> Tensor:
-    """The ten positional features (spec section 4) -> (..., 10).
+    """The ten positional features of NeuMATCH -> (..., 10).
 
     `clips_left`, `snippets_left` count the current tops too (at least 1); `clips`, `snippets` are the totals. A stack
     that never held anything counts as one that has run out.
@@ -59,6 +59,32 @@ def positional_features(clips_left: Tensor, snippets_left: Tensor, clips: Tensor
             s / v,
             (total_v - v) / (total_s - s),
             (total_s - s) / (total_v - v),
+        ],
+        dim=-1,
+    )
+
+
+def positional_shares(clips_left: Tensor, snippets_left: Tensor, clips: Tensor, snippets: Tensor) -> Tensor:
+    """Ten positional features that are of one size however long the sequences are -> (..., 10).
+
+    With v, s the clips and snippets left and V, S their totals: v/V, s/S, their difference and the logarithm of their
+    ratio; the logarithms of v/s and V/S; 1/v, 1/s, min(v, 10)/10 and min(s, 10)/10, which tell a near end.
+    """
+    v, s = clips_left.float(), snippets_left.float()
+    total_v, total_s = clips.clamp(min=1).float(), snippets.clamp(min=1).float()
+    share_v, share_s = v / total_v, s / total_s
+    return torch.stack(
+        [
+            share_v,
+            share_s,
+            share_v - share_s,
+            (share_v / share_s).log(),
+            (v / s).log(),
+            (total_v / total_s).log().expand_as(v),
+            1 / v,
+            1 / s,
+            v.clamp(max=10) / 10,
+            s.clamp(max=10) / 10,
         ],
         dim=-1,
     )

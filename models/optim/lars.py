@@ -29,6 +29,9 @@ class OptimiserConfig(StrictConfig):
     eps: float = Field(default=1e-8, gt=0)
     gradient_cap: float = Field(default=2.0, ge=0)
     """The global gradient norm is capped here; 0 means no cap."""
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """Above 0: an exponential moving average of the weights with this decay (at first less: (1+t)/(10+t) after t steps)
+    is what is scored and exported (Polyak and Juditsky, 1992); 0: the weights themselves are."""
     rates: dict[str, Annotated[float, Field(gt=0)]] = {}
     """What the rate of a part of the network is multiplied with, such as `{text: 0.1}` for one that is pre-trained
     while the others are not; 1 where it names none."""
@@ -60,11 +63,13 @@ class LARS(torch.optim.Optimizer):
         eps: float = 1e-8,
         gradient_cap: float = 2.0,
         layerwise: bool = True,
+        average: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr})
         if len(self.param_groups) != 1:
             raise ValueError("LARS takes one group of parameters: layers, not groups, set its rates")
         self.betas, self.eps, self.gradient_cap, self.layerwise = betas, eps, gradient_cap, layerwise
+        self.average = average
         whole = self.param_groups[0]["params"]
         self._segments = {id(p): [Segment(k, 0, p.numel(), 0)] for k, p in enumerate(whole)}
         self._layers = len(whole)
@@ -76,9 +81,8 @@ class LARS(torch.optim.Optimizer):
     @classmethod
     def of(cls, config: OptimiserConfig, params: Iterable[Tensor]) -> "LARS":
         """The optimiser that a recipe asks for."""
-        return cls(
-            params, config.eta, (config.beta1, config.beta2), config.eps, config.gradient_cap, config.name == "lars"
-        )
+        betas, layerwise = (config.beta1, config.beta2), config.name == "lars"
+        return cls(params, config.eta, betas, config.eps, config.gradient_cap, layerwise, config.average)
 
     def set_layout(
         self,
@@ -105,6 +109,14 @@ class LARS(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
             state["exp_avg_sq"] = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
         return state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1)
+
+    def averaged(self, tensor: Tensor) -> Tensor:
+        """The moving average of a stepped tensor, flattened; the tensor as it is before the first step."""
+        state = self.state[tensor]
+        if "average" not in state:
+            state["average"] = tensor.detach().clone(memory_format=torch.contiguous_format)
+        average: Tensor = state["average"]
+        return average.view(-1)
 
     def _views(self, tensors: Sequence[Tensor], owners: Sequence[Tensor]) -> list[Tensor]:
         """The layers' slices of `tensors`, each shaped like the stepped tensor of the same place in `owners`."""
@@ -166,6 +178,10 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_mul_(directions, [self._scales[segment.layer] for segment in segments])
         if segments:
             torch._foreach_add_(weight_views, directions, alpha=-rate)
+        if self.average and params:
+            decay = min(self.average, (1 + self.steps) / (10 + self.steps))
+            averages = [self.averaged(p) for p in params]
+            torch._foreach_lerp_(averages, [p.detach().view(-1) for p in params], 1 - decay)
         return loss
 
     def _directions(self, params: Sequence[Tensor], grad_views: list[Tensor]) -> list[Tensor]:

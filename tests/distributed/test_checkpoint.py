@@ -80,6 +80,32 @@ def test_no_number_changes_on_the_way(data: Path, run: Path, tmp_path: Path) -> 
         assert numbers == one[0]
 
 
+def averages(recipe: Recipe, steps: int) -> dict[str, list[float]]:
+    """Trains so far and saves -> all averages, from the engine; the checkpoint's whole weights must be the same."""
+    trainer = new_trainer(recipe)
+    run_to(trainer, steps)
+    folder = trainer.save()
+    assert folder is not None
+    found = trainer.engine.weights()
+    for name, tensor in checkpoint.whole_weights(checkpoint.read(folder)).items():
+        assert tensor.tolist() == found[name].tolist(), name
+    return {name: tensor.flatten().tolist() for name, tensor in found.items()}
+
+
+def test_averages_of_weights_survive_any_number_of_workers(data: Path, tmp_path: Path) -> None:
+    changes = {"optimiser.average": 0.9, "optimiser.eta": 0.0002}
+    recipe = recipe_in(data, tmp_path / "broken", 2, **changes)
+    whole = on_workers(1, averages, recipe_in(data, tmp_path / "whole", 0, **changes), 8)[0]
+    on_workers(2, averages, recipe, 4)
+    resumed = on_workers(3, averages, recipe_in(data, tmp_path / "broken", 3, **changes), 8)
+    plain = on_workers(1, averages, recipe_in(data, tmp_path / "plain", 0, **{"optimiser.eta": 0.0002}), 8)[0]
+    for found in resumed:
+        assert found.keys() == whole.keys()
+        for name, values in found.items():
+            assert values == pytest.approx(whole[name], rel=1e-4, abs=1e-5), name
+    assert any(plain[name] != pytest.approx(whole[name], rel=1e-4, abs=1e-5) for name in whole)
+
+
 # Damage.
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from models.neumatch.actions import YMS_ACTIONS, Action
+from models.neumatch.lookahead import GAIN, LookaheadConfig
 from models.neumatch.network import Batch, NeuMATCH, NeuMATCHConfig
 from models.neumatch.samples import Sample, collate
 
@@ -26,6 +27,8 @@ def small_network(
     actions: tuple[Action, ...] = YMS_ACTIONS,
     seed: int = 0,
     unbiased: bool = True,
+    lookahead: bool = False,
+    positions: Literal["counts", "shares"] = "counts",
 ) -> NeuMATCH:
     """A narrow network in float64 none of whose parameters is at a special value such as 0 or 1."""
     torch.manual_seed(seed)
@@ -37,12 +40,17 @@ def small_network(
         action_hidden=3,
         matched_hidden=4,
         sbn_unbiased=unbiased,
+        positions=positions,
+        lookahead=LookaheadConfig(hidden=5, joint=4) if lookahead else None,
     )
     widths = (6, 6) if projection == "rp" else (9, 7)
     network = NeuMATCH(config, *widths).double()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
+        if lookahead:  # these are multiplied: so that nothing is certain
+            network.lookahead.bias.div_(GAIN)
+            network.lookahead.likeness.div_(GAIN)
     return network
 
 

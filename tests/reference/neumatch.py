@@ -5,6 +5,7 @@ Sequences are in stack order (the last row is the top at the start), as in model
 """
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -14,6 +15,7 @@ from models.neumatch.actions import Action
 from models.neumatch.network import Batch, NeuMATCH
 from models.neumatch.normalisation import SequenceBatchNorm
 from models.neumatch.recurrent import LayerNormLSTMLayer, LSTMLayer, RecurrentStack, State
+from tests.reference.lookahead import Ahead
 
 
 def dense(layer: nn.Module, x: Tensor) -> Tensor:
@@ -109,6 +111,8 @@ class Walker:
         self.before_element = self.matched
         self.element: int | None = None  # how many snippets were left when the current element was first matched
         self.element_clips: list[Tensor] = []
+        self.ahead: Ahead | None = None
+        self.open = False  # the last action was a match that kept the snippet
 
     @property
     def finished(self) -> bool:
@@ -120,6 +124,12 @@ class Walker:
     def positions(self) -> Tensor:
         """The ten positional features, in the float32 in which the network computes them."""
         v, s = max(1, len(self.video)), max(1, len(self.text))
+        if self.network.config.positions == "shares":
+            V, S = max(1, self.clips), max(1, self.snippets)
+            a, b = v / V, s / S
+            logs = [math.log(a / b), math.log(v / s), math.log(V / S)]
+            ten = [a, b, a - b, *logs, 1 / v, 1 / s, min(v, 10) / 10, min(s, 10) / 10]
+            return torch.tensor(ten, dtype=torch.float32).to(self.network.fc1.weight)
         V, S = max(1, self.clips) + 1, max(1, self.snippets) + 1
         ten = [v, s, v / V, s / S, V / v, S / s, v / s, s / v, (V - v) / (S - s), (S - s) / (V - v)]
         return torch.tensor(ten, dtype=torch.float32).to(self.network.fc1.weight)
@@ -127,7 +137,10 @@ class Walker:
     def logits(self) -> Tensor:
         """(C,) scores of the next action."""
         state = torch.cat([*self.tops(), self.actions.feature, self.matched.feature, self.positions()])
-        return dense(self.network.fc2, dense(self.network.fc1, state).clamp(min=0))
+        logits = dense(self.network.fc2, dense(self.network.fc1, state).clamp(min=0))
+        if self.ahead is not None and not self.finished:
+            logits = logits + self.ahead(self.clips - len(self.video), self.snippets - len(self.text), self.open)
+        return logits
 
     def after(self, number: int) -> "Walker":
         """The walker after the action with id `number`; this one stays as it is."""
@@ -138,6 +151,7 @@ class Walker:
         one_hot = torch.zeros(len(self.network.config.actions)).to(self.network.fc1.weight)
         one_hot[number] = 1
         new.actions.push(one_hot)
+        new.open = action.matches and not action.drops_snippet
         if action.matches:
             new._match()
         if action.drops_clip and new.video:
@@ -167,7 +181,12 @@ def walkers(network: NeuMATCH, batch: Batch) -> list[Walker]:
         video.append(stack_outputs(network.encoders.video, network.video_stack, clips.to(dtype)))
         text.append(stack_outputs(network.encoders.text, network.text_stack, snippets.to(dtype)))
     video, text = normalised(network.video_norm, video), normalised(network.text_norm, text)
-    return [Walker(network, *sample) for sample in zip(video, text, strict=True)]
+    found = [Walker(network, *sample) for sample in zip(video, text, strict=True)]
+    if network.config.lookahead is not None:
+        for b, walker in enumerate(found):
+            clips, snippets = batch.video[b, : int(batch.video_lengths[b])], batch.text[b, : int(batch.text_lengths[b])]
+            walker.ahead = Ahead(network, clips.flip(0).to(dtype), snippets.flip(0).to(dtype))
+    return found
 
 
 def teacher_forced(network: NeuMATCH, batch: Batch) -> Tensor:

@@ -9,15 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.baselines import ALIGNERS
-from models.baselines.pairs import hold_out, matched_pairs
+from models.baselines.held_out import hold_out
 from models.baselines.ridge import Ridge
 from models.baselines.trivial import Uniform
-from models.baselines.two_tower import TwoTower, TwoTowerConfig, contrastive_loss
+from models.baselines.two_tower import TwoTower, TwoTowerConfig
 from models.data.alignment_set import AlignmentDataConfig, load_annotations, load_examples
 from models.data.examples import Example
 from models.data.movie import Clip, Movie, Snippet
 from models.errors import UserError
+from models.neumatch.contrastive import contrastive_loss
 from models.neumatch.metrics import Score, score
+from models.neumatch.pairs import matched_pairs
 
 
 def _composed(root: Path) -> AlignmentDataConfig:

@@ -58,6 +58,18 @@ def test_agrees_with_one_step_at_a_time(
     check(network.train(training), sizes, seed)
 
 
+def test_positions_of_one_size() -> None:
+    network = small_network("rp", "none", positions="shares")
+    batch = random_batch(network, [(6, 4), (0, 3), (40, 1), (3, 0)], 5)
+    expected = reference.teacher_forced(network, batch)
+    torch.testing.assert_close(network(batch)[0], expected, rtol=1e-6, atol=1e-6)
+    longer = small_network("rp", "none")
+    assert not torch.allclose(longer(batch)[0], expected)
+    totals = torch.tensor([[200], [20]]), torch.tensor([[100], [10]])
+    features = network.positions(totals[0] // 2, totals[1] // 2, *totals)
+    torch.testing.assert_close(features[0, 0, :6], features[1, 0, :6])
+
+
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -85,9 +97,12 @@ def test_a_movie_of_real_length() -> None:
 
 @pytest.mark.parametrize("sizes", [[], [(0, 3)], [(2, 0)], [(0, 0)]], ids=str)
 @pytest.mark.parametrize("normalisation", ["none", "sbn", "2xln", "4xln"])
-def test_every_parameter_takes_part_in_every_batch(sizes: list[tuple[int, int]], normalisation: str) -> None:
+@pytest.mark.parametrize("lookahead", [False, True])
+def test_every_parameter_takes_part_in_every_batch(
+    sizes: list[tuple[int, int]], normalisation: str, lookahead: bool
+) -> None:
     # Workers reduce gradients together: one whose share has no match, no text or no sample must still bring zeros.
-    network = small_network("rp", normalisation)  # type: ignore[arg-type]
+    network = small_network("rp", normalisation, lookahead=lookahead)  # type: ignore[arg-type]
     calls: list[str] = []
     for name, module in network.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
@@ -169,7 +184,7 @@ def test_widths_and_published_sizes() -> None:
 
 
 def test_components_cover_every_parameter() -> None:
-    network = small_network("full", "sbn")
+    network = small_network("full", "sbn", lookahead=True)
     parts: dict[str, set[str]] = {}
     for name, _ in network.named_parameters():
         component = NeuMATCH.component_of(name)
@@ -179,6 +194,7 @@ def test_components_cover_every_parameter() -> None:
         "text_stack": {"encoders.text", "text_stack", "text_norm"},
         "action_matched_stacks": {"action_stack", "matched_stack"},
         "fc": {"fc1", "fc2"},
+        "lookahead": {"lookahead"},
     }
     assert set(parts) == set(NeuMATCH.COMPONENTS)
 

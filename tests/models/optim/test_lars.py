@@ -208,6 +208,21 @@ def test_saved_and_restored(layerwise: bool) -> None:
     assert all(torch.equal(a, b) for a, b in zip(params, again, strict=True))
 
 
+@pytest.mark.parametrize("steps", [1, 4, 30])
+def test_averages_of_the_weights(steps: int) -> None:
+    params, plain = tensors(0), tensors(0)
+    optimiser = LARS.of(OptimiserConfig(eta=0.02, average=0.8), params)
+    expected = [p.detach().clone() for p in params]
+    for step in range(steps):
+        run(optimiser, params, range(step, step + 1), gradients)
+        decay = min(0.8, (2 + step) / (11 + step))
+        expected = [decay * e + (1 - decay) * p.detach() for e, p in zip(expected, params, strict=True)]
+    for parameter, average in zip(params, expected, strict=True):
+        torch.testing.assert_close(optimiser.averaged(parameter).view_as(average), average, **EXACT)
+    run(LARS(plain, 0.02), plain, range(steps), gradients)  # what is averaged does not change what is learned
+    assert all(torch.equal(a, b) for a, b in zip(params, plain, strict=True))
+
+
 class Shard:
     """One worker's piece of all layers laid end to end, in a flat buffer with garbage before and behind."""
 

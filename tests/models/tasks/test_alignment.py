@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.data.captioned import Captioned
 from models.data.examples import Example
 from models.data.features import FeatureStore
 from models.data.synthetic import CLIP_FEATURES, generate_movies
@@ -12,7 +13,7 @@ from models.neumatch.metrics import score
 from models.neumatch.network import NeuMATCHConfig
 from models.neumatch.samples import Preprocessors, training_samples
 from models.optim.lars import LARS
-from models.tasks.alignment import AlignmentTask, stack_statistics
+from models.tasks.alignment import AlignmentTask, LearningConfig, stack_statistics
 
 CPU = torch.device("cpu")
 
@@ -44,7 +45,7 @@ def made(
 ) -> AlignmentTask:
     config = NeuMATCHConfig.model_validate({"width": 8, "projection": projection, "normalisation": normalisation})
     preprocessors = Preprocessors.fit(movies["train"], 8 if projection == "rp" else None, 0)
-    task = AlignmentTask(config, preprocessors, longest=12, smoothing=0.03, decoding=decoding)
+    task = AlignmentTask(config, preprocessors, longest=12, learning=LearningConfig(), decoding=decoding)
     task.prepare(movies)
     return task
 
@@ -153,3 +154,78 @@ def test_stack_statistics(movies: dict[str, list[Example]]) -> None:
     assert figures["stack/text_variance"] == pytest.approx(rows.var(0)[:5].tolist(), rel=1e-4)
     _, nothing = task.losses(task.network(), task.batch([], CPU), task.names)
     assert stack_statistics(nothing) == {}
+
+
+def learning(movies: dict[str, list[Example]], **values: object) -> AlignmentTask:
+    config = NeuMATCHConfig.model_validate({"width": 8, "normalisation": "none"})
+    preprocessors = Preprocessors.fit(movies["train"], 8, 0)
+    task = AlignmentTask(config, preprocessors, 12, LearningConfig.model_validate(values))
+    task.prepare(movies)
+    return task
+
+
+@pytest.mark.parametrize("values", [{"recompose": 0.7}, {"feature_dropout": 0.4}, {"own_decisions": 0.5}], ids=str)
+def test_chance_is_of_the_draw_and_the_sample_alone(movies: dict[str, list[Example]], values: dict[str, float]) -> None:
+    task = learning(movies, **values)
+    network = task.network()
+    whole, draws = list(range(6)), (5, 6)
+
+    def losses(rows: list[int], draw: int) -> tuple[float, float]:
+        batch = task.batch(rows, CPU, draw)
+        return float(task.losses(network, batch, ("actions",))[0]["actions"].detach()), task.weights(batch)["actions"]
+
+    together = [losses(whole, draw) for draw in draws]
+    assert together[0] != together[1]
+    assert losses(whole, 5) == together[0]
+    if "own_decisions" in values:  # each part counts as its own gold actions
+        assert losses([2], 5) == losses([2], 5)
+        return
+    parts = [losses(rows, 5) for rows in ([0, 1, 2, 3], [4], [5], [])]
+    assert sum(loss for loss, _ in parts) == pytest.approx(together[0][0], rel=1e-5)
+    assert sum(weight for _, weight in parts) == together[0][1]
+
+
+def test_own_decisions_see_states_off_the_gold_path(movies: dict[str, list[Example]]) -> None:
+    task, plain = learning(movies, own_decisions=1.0), learning(movies)
+    torch.manual_seed(0)
+    network = task.network()
+    optimiser = LARS(network.parameters(), 0.02)
+    rows = list(range(len(task)))
+    first = last = 0.0
+    for step in range(40):
+        batch = task.batch(rows, CPU, step)
+        loss = task.losses(network, batch, ("actions",))[0]["actions"] / task.weights(batch)["actions"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        first, last = (float(loss.detach()) if step == 0 else first), float(loss.detach())
+    assert last < 0.8 * first
+    assert task.weights(task.batch(rows, CPU)) == plain.weights(plain.batch(rows, CPU))
+
+
+def test_pretraining_reads_captions_only_when_asked(movies: dict[str, list[Example]]) -> None:
+    config = NeuMATCHConfig.model_validate(
+        {"width": 8, "normalisation": "none", "lookahead": {"hidden": 8, "joint": 4}}
+    )
+    preprocessors = Preprocessors.fit(movies["train"], 8, 0)
+    asked: list[int] = []
+    source = torch.Generator().manual_seed(0)
+    video, text = torch.randn(6, 16, generator=source), torch.randn(3, 9, generator=source)
+    rows, group = torch.tensor([[i, i // 2] for i in range(6)]), torch.arange(6) // 2
+
+    def captions() -> Captioned:
+        asked.append(1)
+        return Captioned(video, text, rows, group)
+
+    weights = []
+    for contrastive, source_of in ((None, captions), ({"epochs": 1}, lambda: None), ({"epochs": 1}, captions)):
+        values = LearningConfig.model_validate({"contrastive": contrastive})
+        task = AlignmentTask(config, preprocessors, 12, values, captions=source_of)
+        task.prepare(movies)
+        torch.manual_seed(0)
+        network = task.network()
+        task.pretrain(network, 1)
+        weights.append(network.lookahead.text.weight.detach())
+    assert asked == [1]
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])

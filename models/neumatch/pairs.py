@@ -1,4 +1,4 @@
-"""What the learned baselines share: the matched pairs they train on, the clip statistics, the movies held out."""
+"""Pairs of a clip and a snippet that belong together: what contrastive learning and the learned baselines train on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,23 +26,6 @@ class Pairs:
     snippet: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Standardiser:
-    """Per-dimension mean and deviation of clip features, `(d,)` each."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    @classmethod
-    def of(cls, video: Tensor) -> "Standardiser":
-        """The statistics of `video`, (P, d)."""
-        return cls(video.mean(0), video.std(0, correction=0).clamp_min(1e-6))
-
-    def __call__(self, video: Tensor) -> Tensor:
-        """(..., d) to zero mean and unit variance."""
-        return (video - self.mean) / self.deviation
-
-
 def matched_pairs(examples: Sequence[Example]) -> Pairs:
     """The matched pairs of the oracle's alignment.
 
@@ -64,14 +47,34 @@ def matched_pairs(examples: Sequence[Example]) -> Pairs:
     return Pairs(torch.cat(video), torch.cat(text), torch.cat(snippet))
 
 
-def hold_out(examples: Sequence[Example], every: int) -> tuple[list[Example], list[Example]]:
-    """(training, held out): every `every`-th movie is held out. A single movie has to serve as both.
+@dataclass(frozen=True)
+class PairTable:
+    """P pairs as rows of two tables, each row of which may be in many.
 
-    Raises:
-        UserError: there are no movies.
+    Attributes:
+        video: (n, d_video), preprocessed as the network reads it.
+        text: (m, d_text), likewise.
+        rows: (P, 2) int64, a row of each.
+        group: (P,) int64; pairs of one group are not each other's negatives.
     """
-    if not examples:
-        raise UserError("baseline: there are no training movies; give at least one")
-    held = list(examples[every - 1 :: every]) or [examples[-1]]
-    kept = [example for example in examples if all(example is not other for other in held)]
-    return kept or held, held
+
+    video: Tensor
+    text: Tensor
+    rows: Tensor
+    group: Tensor
+
+    @classmethod
+    def of(cls, pairs: Pairs) -> "PairTable":
+        """The matched pairs of movies; a group is a snippet."""
+        at = torch.arange(len(pairs.snippet))
+        return cls(pairs.video, pairs.text, torch.stack([at, at], 1), pairs.snippet)
+
+    def __add__(self, other: "PairTable") -> "PairTable":
+        moved = other.rows + torch.tensor([len(self.video), len(self.text)])
+        groups = int(self.group.max()) + 1 if len(self.group) else 0
+        return PairTable(
+            torch.cat([self.video, other.video]),
+            torch.cat([self.text, other.text]),
+            torch.cat([self.rows, moved]),
+            torch.cat([self.group, other.group + groups]),
+        )
