@@ -92,13 +92,13 @@ def align_film(arguments: Sequence[str]) -> None:
     name = options.name or "_".join(film.stem.split())
     check_movie_id(name)
     folder = (options.to or film.with_name(f"{film.stem}-alignment")).absolute()
-    Film.open(film)  # what is wrong with film, script, place, run or encoders is said before the work begins
-    script = read_passages(options.script, name, options)
+    Film.open(film)  # what is wrong with film, place, run, script or encoders is said before the work begins
     _check_place(folder)
     model = read_model(options)
+    script = read_passages(options.script, name, model.texts, options.sentences)
     fitted = model.export.preprocessors
-    texts = embed_texts([passage.text for passage in script.passages], model.sentence_encoder, None)
-    of_text = f"the sentence encoder {model.sentence_encoder!r}"
+    texts = embed_texts([passage.text for passage in script.passages], model.texts.sentence_encoder, None)
+    of_text = f"the sentence encoder {model.texts.sentence_encoder!r}"
     check_width(texts.shape[1], fitted.text.width, of_text, "--sentence-encoder", run)
     encode = Encode(model.extraction.encoder)
     of_image = f"the image encoder {model.extraction.encoder!r} ({model.came_from})"
@@ -118,7 +118,7 @@ def align_film(arguments: Sequence[str]) -> None:
         "model": {**about, "sha256": _digest(model.export)},
         "settings": {
             **model.extraction.model_dump(mode="json", exclude={"damaged"}),
-            "sentence_encoder": model.sentence_encoder,
+            "sentence_encoder": model.texts.sentence_encoder,
             "decoding": model.decoding.model_dump(mode="json"),
         },
         **document(movie, placed, alignment, sure, script.reference),
@@ -157,11 +157,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--beam", type=int, metavar="WIDTH", help="beam search (default: as the run's recipe decodes)")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="default: MOVIE-alignment, beside the film")
     parser.add_argument("--name", help="the film's, also in annotations (default: its file's)")
-    text = parser.add_argument_group("the script")
-    text.add_argument("--sentences", action="store_true", help="cut and join it into sentences")
-    text.add_argument("--language", default="en", help="of it, for --sentences")
-    text.add_argument("--dialogue", action="store_true", help="of a screenplay: also what is said")
-    text.add_argument("--sentence-encoder", metavar="NAME", help="default: the run's")
+    yes_or_no = argparse.BooleanOptionalAction
+    text = parser.add_argument_group("the script (default: as the run's own texts were read)")
+    text.add_argument("--sentences", action=yes_or_no, help="cut and join it into sentences")
+    text.add_argument("--language", help="of it, for --sentences")
+    text.add_argument("--dialogue", action=yes_or_no, help="of a screenplay: also what is said")
+    text.add_argument("--sentence-encoder", metavar="NAME", help="a local folder, a hub name, or minilm")
     cut = parser.add_argument_group("the film (default: as the run's own clips were made)")
     cut.add_argument("--encoder", help="of images, as distributed.extract takes it")
     cut.add_argument("--frames", type=int, help="of a clip, whose features are averaged")

@@ -5,7 +5,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -14,12 +14,15 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from distributed import fetch
 from distributed.config import AlignmentRecipe, Recipe
+from distributed.embedding import SETTINGS as TEXT_SETTINGS
+from distributed.embedding import SentenceConfig
 from distributed.export import Export, export_of, read_export
 from distributed.extract import clip_of
 from distributed.extraction import SETTINGS, Encode, ExtractionConfig, frame_times
 from distributed.pages.alignment import GOLD
 from distributed.pages.thumbnails import thumbnail
 from distributed.recipe_file import load_recipe
+from models.config import StrictConfig
 from models.data.alignment_set import AlignmentDataConfig
 from models.data.encoders import geometry
 from models.data.film import Film, stills
@@ -29,8 +32,7 @@ from models.data.segmentation import segment
 from models.errors import UserError
 from models.neumatch.decoding import DecodingConfig
 
-SENTENCES = "sentences.json"
-"""Beside text features: what was made of the texts."""
+C = TypeVar("C", bound=StrictConfig)
 _RESERVED = ("UNMATCHED", "UNMACTHED")
 """What begins a phrase of YMS's annotations that is no plain text; the second is a misspelling in the official file."""
 
@@ -70,18 +72,23 @@ class Model:
     decoding: DecodingConfig
     extraction: ExtractionConfig
     came_from: str
-    sentence_encoder: str
+    texts: SentenceConfig
 
 
-def read_passages(path: Path, name: str, options: argparse.Namespace) -> Script:
-    """The script's passages with plain texts. Raises UserError for what cannot be aligned or written."""
+def read_passages(path: Path, name: str, config: SentenceConfig, sentences: bool | None) -> Script:
+    """The script's passages with plain texts. `sentences`: whether they are cut and joined into sentences; None: where
+    the model's own texts were, and the script is no annotation.
+
+    Raises:
+        UserError: it cannot be read, or holds what cannot be aligned or written.
+    """
     form = format_of(path)
     read = read_script(
         path,
         form,
-        sentences=options.sentences,
-        language=options.language,
-        dialogue=options.dialogue,
+        sentences=sentences if sentences is not None else config.source == "scripts" and form != "yms",
+        language=config.language,
+        dialogue=config.dialogue,
         movie=name if form == "yms" else None,
     )
     passages = []
@@ -122,7 +129,7 @@ def read_model(options: argparse.Namespace) -> Model:
     if options.beam is not None:
         decoding = decoding.model_copy(update={"method": "beam", "width": options.beam})
     extraction, came_from = _extraction(data, options)
-    return Model(export, decoding, extraction, came_from, options.sentence_encoder or _sentence_encoder(data))
+    return Model(export, decoding, extraction, came_from, _texts(data, options))
 
 
 def _beside(data: AlignmentDataConfig, features: str | None, name: str) -> tuple[Path, dict[str, Any]] | None:
@@ -142,18 +149,11 @@ def _beside(data: AlignmentDataConfig, features: str | None, name: str) -> tuple
 def _extraction(data: AlignmentDataConfig, options: argparse.Namespace) -> tuple[ExtractionConfig, str]:
     found = _beside(data, data.clip_features, SETTINGS)
     values, came_from = ({}, "defaults") if found is None else (found[1], str(found[0]))
-    try:
-        config = ExtractionConfig.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise UserError(f"{came_from}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg'].lower()}") from None
-    given = {key: getattr(options, key) for key in ("encoder", "frames") if getattr(options, key) is not None}
-    cutting = {
-        key: getattr(options, key)
-        for key in ("detector", "threshold", "min_frames")
-        if getattr(options, key) is not None
-    }
-    values = config.model_dump(mode="json") | given
+    if "regions_encoder" in values and options.encoder is None:
+        raise UserError(f"{came_from}: the run's clips are a detector's regions, which no film tells by itself")
+    config = _checked(ExtractionConfig, {} if "regions_encoder" in values else values, came_from)
+    cutting = _given(options, "detector", "threshold", "min_frames")
+    values = config.model_dump(mode="json") | _given(options, "encoder", "frames")
     values["segmentation"] |= cutting
     if "detector" in cutting and "threshold" not in cutting:
         values["segmentation"]["threshold"] = None  # another detector's is on another scale
@@ -167,11 +167,26 @@ def _extraction(data: AlignmentDataConfig, options: argparse.Namespace) -> tuple
     return config, came_from
 
 
-def _sentence_encoder(data: AlignmentDataConfig) -> str:
-    found = _beside(data, data.text_features, SENTENCES)
-    source = str(found[1].get("sentence_encoder", data.sentence_encoder)) if found else data.sentence_encoder
+def _texts(data: AlignmentDataConfig, options: argparse.Namespace) -> SentenceConfig:
+    found = _beside(data, data.text_features, TEXT_SETTINGS)
+    values: dict[str, Any] = {"source": "annotations", "sentence_encoder": data.sentence_encoder}
+    config = _checked(SentenceConfig, values if found is None else found[1], str(found[0]) if found else "defaults")
     root = data.root or os.environ.get("MELTMATCH_DATA")
-    return str(Path(root, source).absolute()) if root and Path(root, source).is_dir() else source
+    if options.sentence_encoder is None and root and Path(root, config.sentence_encoder).is_dir():
+        config = config.model_copy(update={"sentence_encoder": str(Path(root, config.sentence_encoder).absolute())})
+    return config.model_copy(update=_given(options, "sentence_encoder", "language", "dialogue"))
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _checked(schema: type[C], values: dict[str, Any], place: str) -> C:
+    try:
+        return schema.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UserError(f"{place}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg'].lower()}") from None
 
 
 def check_width(width: int, fitted: int, what: str, option: str, run: str) -> None:

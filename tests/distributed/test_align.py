@@ -12,9 +12,11 @@ from transformers import BertConfig, BertModel, BertTokenizer, ViTConfig, ViTIma
 
 from distributed.align import align_film
 from distributed.aligning import clips_of
+from distributed.embedding import SETTINGS as TEXT_SETTINGS
+from distributed.embedding import SentenceConfig
 from distributed.export import export_of, write_export
 from distributed.extract import CLIP_FEATURES
-from distributed.extraction import Cutter, Encode, ExtractionConfig, begin, gather
+from distributed.extraction import SETTINGS, Cutter, Encode, ExtractionConfig, begin, gather
 from models.data.alignment_set import load_examples
 from models.data.features import write_features
 from models.data.filming import film
@@ -182,6 +184,31 @@ def test_an_export_elsewhere_and_the_folder_beside_the_film(
     assert (folder / "my_film_#1.srt").is_file()
 
 
+def test_texts_are_read_as_the_models_own(films: Path, run: Path, name: str, tmp_path: Path) -> None:
+    """Files beside a run's features say what one of its texts was, and what one of its clips."""
+    export, root = export_of(run), tmp_path / "data"
+    data = {**export.about["data"], "root": str(root), "text_features": "text_features.npz"}
+    write_export(tmp_path / "export", replace(export, about={**export.about, "data": data}))
+    begin(root, ExtractionConfig(frames=2))
+    begin(root, SentenceConfig(language="de"), TEXT_SETTINGS)
+    script = write(tmp_path / "a.txt", "A ball rolls. A star spins.\n")
+    movie = films / "videos" / f"{name}.mp4"
+    arguments = [str(movie), str(script), "--run", str(tmp_path / "export"), "--to", str(tmp_path / "to")]
+    align_film(arguments)
+    told = json.loads((tmp_path / "to" / "alignment.json").read_text(encoding="utf-8"))
+    assert [s["text"] for s in told["snippets"]] == ["A ball rolls.", "A star spins."]
+    assert told["settings"]["frames"] == 2
+    align_film([*arguments, "--no-sentences"])
+    told = json.loads((tmp_path / "to" / "alignment.json").read_text(encoding="utf-8"))
+    assert [s["text"] for s in told["snippets"]] == ["A ball rolls. A star spins."]
+    (root / SETTINGS).write_text('{"regions_encoder": "mean", "frames": 1}')
+    with pytest.raises(UserError, match=r"extraction\.json: the run's clips are a detector's"):
+        align_film(arguments)
+    (root / SETTINGS).write_text('{"frames": 0}')
+    with pytest.raises(UserError, match=r"extraction\.json: frames: input should be greater"):
+        align_film(arguments)
+
+
 def test_an_option_goes_before_the_settings(films: Path, run: Path, name: str, tmp_path: Path) -> None:
     arguments = [str(films / "videos" / f"{name}.mp4"), str(films / ANNOTATIONS), "--run", str(run), "--to"]
     align_film([*arguments, str(tmp_path), "--frames", "1", "--detector", "hash", "--name", name])
@@ -260,17 +287,18 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     write(tmp_path / "reserved.txt", "A ball.\nUNMATCHED: a box.\n")
     write(tmp_path / "yms.txt", "9999_00.00.00.000-00.00.01.000\tA ball.\n")
     before = sorted(tmp_path.iterdir())
-    given = {"movie": films / "videos" / f"{name}.mp4", "script": tmp_path / "words.txt", "--run": run}
-    given["--to"] = tmp_path / "to"
+    given: dict[str, object] = {
+        "movie": films / "videos" / f"{name}.mp4",
+        "script": tmp_path / "words.txt",
+        "--run": run,
+        "--to": tmp_path / "to",
+    }
     for key, value in changes.items():
-        in_other = (other / value).exists() and key.startswith("--")
-        place = key in ("movie", "script", "--run", "--to")
-        given[key] = other / value if in_other else tmp_path / value if place else Path(value)
-    if mistake == "a name that is a path":
-        given["--name"] = "../x"  # type: ignore[assignment]
-    arguments = [given.pop("movie"), given.pop("script")]
-    for key, value in given.items():
-        arguments += [f"{key}={value}"]  # type: ignore[list-item]
+        if key.startswith("--") and re.fullmatch("[a-z]+", value) and (other / value).exists():
+            given[key] = other / value
+        else:
+            given[key] = tmp_path / value if key in ("movie", "script", "--run", "--to") else value
+    arguments = [given.pop("movie"), given.pop("script"), *(f"{key}={value}" for key, value in given.items())]
     assert re.search(says.replace("(", r"\(").replace(")", r"\)"), refusal(align_film, *arguments))
     assert sorted(tmp_path.iterdir()) == before
 
