@@ -171,11 +171,12 @@ function drawRow(track, row, r) {
     node.style.top = top + "px";
     node.style.height = height + "px";
     node.style.lineHeight = (pictures ? LABEL : 30) + "px";
-    if ((x.end - x.start) * scale > 4) node.classList.add("apart");
+    const apart = (x.end - x.start) * scale > 4 ? " apart" : "";
+    node.className += apart;
     paint(node, row.links[i]);
     if (pictures) strip.push(node);
     if (row.confidence) {
-      const sign = block(`sure c${level(row.confidence[i])}`, lane, clipExtent(i), {row: r, clip: i});
+      const sign = block(`sure c${level(row.confidence[i])}${apart}`, lane, clipExtent(i), {row: r, clip: i});
       sign.style.top = top + height + 2 + "px";
     }
     if (!TIMED || r === GOLD) return;
