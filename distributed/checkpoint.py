@@ -163,8 +163,8 @@ def _slices(engine: Engine) -> dict[str, Tensor]:
     named = {}
     for s in engine.shards.slices:
         first, second = engine.moments(s)
-        kinds = {"weight": s.weight(), "exp_avg": first, "exp_avg_sq": second}
-        kinds |= {"average": engine.averaged(s)} if engine.lars.average else {}
+        averages = {"average": engine.averaged(s)} if engine.lars.average else {}
+        kinds = {"weight": s.weight(), "exp_avg": first, "exp_avg_sq": second, **averages}
         for kind, tensor in kinds.items():
             named[f"{kind}/{s.name}@{s.start}"] = tensor.detach().float().cpu().contiguous()
     return named
@@ -285,11 +285,11 @@ def check_recipe(checkpoint: Checkpoint, trajectory: Mapping[str, Any], place: s
     """
 
     def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-        if not isinstance(value, dict):
+        if isinstance(value, dict):
+            for key, part in value.items():
+                yield from leaves(part, f"{at}.{key}" if at else key)
+        else:
             yield at, value
-            return
-        for key, part in value.items():
-            yield from leaves(part, f"{at}.{key}" if at else key)
 
     theirs, ours = dict(leaves(checkpoint.manifest["recipe"])), dict(leaves(json.loads(json.dumps(trajectory))))
     differ = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
@@ -355,8 +355,7 @@ def load_learned(checkpoint: Checkpoint, names: Sequence[str] | None = None) -> 
     Raises:
         UserError: the checkpoint has none, or (with `names`) one of other losses.
     """
-    theirs = checkpoint.manifest.get("learned_loss")
-    if theirs is None:
+    if (theirs := checkpoint.manifest.get("learned_loss")) is None:
         raise UserError(f"{checkpoint.folder}: has no learned loss; train with combiner.name=meltr")
     if names is not None and theirs["names"] != list(names):
         raise UserError(f"{checkpoint.folder}: its losses are {theirs['names']}, the task's are {list(names)}")

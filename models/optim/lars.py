@@ -105,7 +105,7 @@ class LARS(torch.optim.Optimizer):
     def moments(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
         """Adam's first and second moment of a stepped tensor, flattened; zeros before the first step."""
         state = self.state[tensor]
-        if not state:
+        if "exp_avg" not in state:
             state["exp_avg"] = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
             state["exp_avg_sq"] = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
         return state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1)
@@ -165,6 +165,7 @@ class LARS(torch.optim.Optimizer):
             raise FloatingPointError(f"the gradients of {len(bad)} layers are not finite, the first is layer {bad[0]}")
         if self.gradient_cap > 0 and segments:
             torch._foreach_mul_(grad_views, (self.gradient_cap / (total + 1e-6)).clamp(max=1.0).to(grads[0].dtype))
+        averages = [self.averaged(p) for p in params] if self.average else []  # from the weights before the first step
         self.steps += 1
         directions = self._directions(params, grad_views)
         if self.layerwise:
@@ -178,9 +179,8 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_mul_(directions, [self._scales[segment.layer] for segment in segments])
         if segments:
             torch._foreach_add_(weight_views, directions, alpha=-rate)
-        if self.average and params:
+        if averages:
             decay = min(self.average, (1 + self.steps) / (10 + self.steps))
-            averages = [self.averaged(p) for p in params]
             torch._foreach_lerp_(averages, [p.detach().view(-1) for p in params], 1 - decay)
         return loss
 
