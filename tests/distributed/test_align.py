@@ -14,6 +14,7 @@ from distributed.align import align_film
 from distributed.aligning import clips_of
 from distributed.embedding import SETTINGS as TEXT_SETTINGS
 from distributed.embedding import SentenceConfig
+from distributed.evaluate import evaluate
 from distributed.export import export_of, write_export
 from distributed.extract import CLIP_FEATURES
 from distributed.extraction import SETTINGS, Cutter, Encode, ExtractionConfig, begin, gather
@@ -215,6 +216,22 @@ def test_an_option_goes_before_the_settings(films: Path, run: Path, name: str, t
     settings = json.loads((tmp_path / "alignment.json").read_text(encoding="utf-8"))["settings"]
     assert settings["frames"] == 1
     assert settings["segmentation"] == {"detector": "hash", "threshold": None, "min_frames": 5}
+
+
+def test_the_page_of_an_evaluation_says_how_sure_the_network_is(
+    films: Path, run: Path, name: str, tmp_path: Path
+) -> None:
+    evaluate([str(run), "--baselines", "uniform", "--beam", "3", "--page", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    shown = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    rows = {row["name"]: row for row in shown["rows"]}
+    assert list(rows) == ["gold", "NeuMATCH, greedy", "NeuMATCH, beam 3", "uniform"]
+    alignment, sure = decoded(films, run, name, DecodingConfig(method="beam", width=3))
+    assert rows["NeuMATCH, beam 3"]["links"] == [list(texts) for texts in alignment]
+    assert rows["NeuMATCH, beam 3"]["confidence"] == pytest.approx(list(sure), abs=0.001)
+    assert rows["gold"]["confidence"] is rows["uniform"]["confidence"] is None
+    assert shown["film"] is None
+    assert shown["pictures"] == []
 
 
 @pytest.fixture(scope="module")

@@ -212,9 +212,10 @@ def test_no_page_is_wider_than_its_screen(
     browser: Browser, write: Callable[..., Path], size: tuple[int, int], options: dict[str, Any]
 ) -> None:
     with Opened(browser, write(**options), size) as page:
-        page.all(".clip").nth(1).click()
+        for key in ("ArrowRight", "ArrowDown"):  # which do not scroll by themselves, as a click of this driver does
+            page.page.keyboard.press(key)
         assert page("document.documentElement.scrollWidth") <= size[0]
-        box, dock = page.all(".clip").nth(1).bounding_box(), page.all("#dock").bounding_box()
+        box, dock = page.all(".clip.cursor").bounding_box(), page.all("#dock").bounding_box()
         assert box
         assert dock
         assert box["y"] + box["height"] <= dock["y"]  # what was picked is not hidden behind what is said of it
@@ -242,7 +243,6 @@ def test_without_gold_nothing_is_compared(browser: Browser, write: Callable[...,
         assert not page.all("#scores").is_visible()
         assert page.all(".good, .miss").count() == 0
         assert "gold" not in page.text("body")
-        assert "18 clips" not in page.text("#size")
         assert "4 clips (1 unmatched), 3 texts (1 without video)" in page.text("#size")
 
 
