@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[dev,offline]'
 	@touch $@
 
-demo: setup ## run the demonstration on data that it generates itself
-	$(ACTIVATE) && python -m distributed.demo
+demo: setup ## run the demonstration on films that it renders itself
+	$(ACTIVATE) && python -m tuning.demo
 
 test: setup lint ## check style and types, then run every test
 	$(ACTIVATE) && python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder

@@ -162,10 +162,7 @@ def _dropped(mirror: Mirror, name: str) -> None:
 def _slices(engine: Engine) -> dict[str, Tensor]:
     named = {}
     for s in engine.shards.slices:
-        first, second = engine.moments(s)
-        averages = {"average": engine.averaged(s)} if engine.lars.average else {}
-        kinds = {"weight": s.weight(), "exp_avg": first, "exp_avg_sq": second, **averages}
-        for kind, tensor in kinds.items():
+        for kind, tensor in {"weight": s.weight(), **engine.beside(s)}.items():
             named[f"{kind}/{s.name}@{s.start}"] = tensor.detach().float().cpu().contiguous()
     return named
 
@@ -294,9 +291,10 @@ def check_recipe(checkpoint: Checkpoint, trajectory: Mapping[str, Any], place: s
     theirs, ours = dict(leaves(checkpoint.manifest["recipe"])), dict(leaves(json.loads(json.dumps(trajectory))))
     differ = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     if differ:
-        first, where = differ[0], place or checkpoint.folder
+        first = differ[0]
         raise UserError(
-            f"{where}: made by another recipe: {first} was {theirs.get(first)!r}, now {ours.get(first)!r}"
+            f"{place or checkpoint.folder}: made by another recipe: "
+            f"{first} was {theirs.get(first)!r}, now {ours.get(first)!r}"
             + (f" (and {len(differ) - 1} more)" if len(differ) > 1 else "")
             + "; give this run another name=..., or the recipe it began with"
         )
@@ -339,11 +337,8 @@ def load(checkpoint: Checkpoint, engine: Engine) -> None:
     with Pieces(checkpoint.folder, checkpoint.manifest["files"]) as pieces:
         engine.shards.load(lambda s: pieces.gather("weight", s))
         for s in engine.shards.slices:
-            first, second = engine.moments(s)
-            first.copy_(pieces.gather("exp_avg", s))
-            second.copy_(pieces.gather("exp_avg_sq", s))
-            if engine.lars.average:
-                engine.averaged(s).copy_(pieces.gather("average", s))
+            for kind, tensor in engine.beside(s).items():
+                tensor.copy_(pieces.gather(kind, s))
     with safe_open(checkpoint.folder / "buffers.safetensors", framework="pt") as file:
         engine.load_buffers({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     engine.lars.steps = int(checkpoint.manifest["progress"]["step"])

@@ -161,6 +161,12 @@ class Engine:
         first, second = self.lars.moments(s.tensor)
         return first.narrow(0, s.offset, s.length), second.narrow(0, s.offset, s.length)
 
+    def beside(self, s: Slice) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside a slice's weights, each a (length,) view by its name there."""
+        first, second = self.moments(s)
+        average = {"average": self.averaged(s)} if self.lars.average else {}
+        return {"exp_avg": first, "exp_avg_sq": second, **average}
+
     def averaged(self, s: Slice) -> Tensor:
         """The moving average of a slice's weights, a (length,) view."""
         return self.lars.averaged(s.tensor).narrow(0, s.offset, s.length)

@@ -52,7 +52,8 @@ class Lookahead(nn.Module):
             nn.Linear(video_width, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.joint)
         )
         self.text = nn.Linear(text_width, config.joint)
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+        # (1,), for DeepSpeed broadcasts no tensor without dimensions.
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(config.temperature)]))
         self.bias = nn.Parameter(torch.tensor(list(KINDS.values())) / GAIN)
         self.likeness = nn.Parameter(torch.tensor(list(LIKENESS.values())) / GAIN)
 

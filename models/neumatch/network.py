@@ -330,10 +330,12 @@ def _tops(outputs: Tensor, packing: Packing, left: Tensor, real: Tensor) -> Tens
     return outputs.index_select(0, torch.where(held, rows, packing.total)[real])
 
 
-def smoothed_cross_entropy(logits: Tensor, gold: Tensor, smoothing: float) -> Tensor:
+def smoothed_cross_entropy(logits: Tensor, gold: Tensor, smoothing: float, weights: Tensor | None = None) -> Tensor:
     """Sum over rows of the cross-entropy to the target 1-e+e/C on gold, e/C elsewhere (spec section 5).
 
-    `logits` (R, C), `gold` (R,) -> scalar, computed in float32 at least.
+    `logits` (R, C), `gold` (R,), `weights` (R,) of the rows, 1 by default -> scalar, computed in float32 at least.
     """
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(scores, gold, label_smoothing=smoothing, reduction="sum")
+    if weights is None:
+        return F.cross_entropy(scores, gold, label_smoothing=smoothing, reduction="sum")
+    return F.cross_entropy(scores, gold, label_smoothing=smoothing, reduction="none") @ weights.to(scores)

@@ -17,7 +17,7 @@ from models.neumatch.actions import play
 from models.neumatch.contrastive import ContrastiveConfig, pretrain
 from models.neumatch.decoding import DecodingConfig, align
 from models.neumatch.metrics import text_iou, video_accuracy
-from models.neumatch.network import Batch, Encoded, NeuMATCH, NeuMATCHConfig, smoothed_cross_entropy
+from models.neumatch.network import Batch, Encoded, Histories, NeuMATCH, NeuMATCHConfig, smoothed_cross_entropy
 from models.neumatch.own_decisions import OwnDecisions
 from models.neumatch.pairs import PairTable, matched_pairs
 from models.neumatch.recomposition import recompose, units_of
@@ -154,16 +154,23 @@ class AlignmentTask:
     ) -> tuple[dict[str, Tensor], Encoded]:
         """The loss `actions`, summed over this batch's actions, and the stacks' outputs without gradient.
 
-        Where the network goes its own way, the mean over its steps counts as often as there are gold actions.
+        Where the network goes its own way, all steps of a sample together count as much as its gold actions.
         """
-        steps = () if batch.own is None else (batch.own,)
-        logits, right, encoded = network(batch.sequences, *steps)
+        taken: list[Tensor] = []
+
+        def own_way(network: NeuMATCH, sequences: Batch, encoded: Encoded) -> Histories:
+            histories = batch.own(network, sequences, encoded)  # type: ignore[misc]
+            taken.append(histories.lengths)
+            return histories
+
+        logits, right, encoded = network(batch.sequences, *([own_way] if batch.own is not None else []))
         # Detached: whoever keeps them for a figure must not keep the whole graph alive through the next step.
         seen = replace(encoded, video=encoded.video.detach(), text=encoded.text.detach(), ahead=None)
-        loss = smoothed_cross_entropy(logits, right, self.learning.label_smoothing)
-        if batch.own is not None and len(right):
-            loss = loss * (float(batch.sequences.action_lengths.sum()) / len(right))
-        return {"actions": loss}, seen
+        weights = None
+        for lengths in taken:
+            share = batch.sequences.action_lengths / lengths.clamp(min=1)
+            weights = share.repeat_interleave(lengths).to(logits.device)
+        return {"actions": smoothed_cross_entropy(logits, right, self.learning.label_smoothing, weights)}, seen
 
     def figures(self, seen: Encoded) -> dict[str, float | list[float]]:
         """The stacks' statistics (WACV 2021, Figure 5)."""

@@ -53,6 +53,8 @@ def error_of(*arguments: object) -> str:
         ("engine.zero_stage=4", "'engine.zero_stage' should be less than or equal to 3; found 4"),
         ("scaling.workers=9", "training.batch_size=8 cannot be shared by scaling.workers=9 x engine.accumulation=1"),
         ("engine.accumulation=2", "model.normalisation='sbn' needs the statistics of the whole batch at once"),
+        ("model.lookahead={hidden: 0}", "'model.lookahead.hidden' should be greater than or equal to 1; found 0"),
+        ("data.captions={features: f.npz}", "data.captions is for contrastive pre-training: set training.contrastive"),
         (
             "name=../elsewhere",
             "'name': String should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'; found '../elsewhere'",

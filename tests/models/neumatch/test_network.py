@@ -152,6 +152,9 @@ def test_smoothed_cross_entropy(smoothing: float) -> None:
     target[range(7), gold] = 1 - smoothing + smoothing / 5
     expected = -(target * logits.log_softmax(1)).sum()
     torch.testing.assert_close(smoothed_cross_entropy(logits, gold, smoothing), expected, rtol=1e-12, atol=0)
+    weights = torch.rand(7, dtype=torch.float64)
+    expected = -(target * logits.log_softmax(1) * weights[:, None]).sum()
+    torch.testing.assert_close(smoothed_cross_entropy(logits, gold, smoothing, weights), expected, rtol=1e-12, atol=0)
     half = smoothed_cross_entropy(logits.bfloat16(), gold, smoothing)
     assert half.dtype == torch.float32
     assert float(smoothed_cross_entropy(logits[:0], gold[:0], smoothing)) == 0

@@ -177,9 +177,6 @@ def test_chance_is_of_the_draw_and_the_sample_alone(movies: dict[str, list[Examp
     together = [losses(whole, draw) for draw in draws]
     assert together[0] != together[1]
     assert losses(whole, 5) == together[0]
-    if "own_decisions" in values:  # each part counts as its own gold actions
-        assert losses([2], 5) == losses([2], 5)
-        return
     parts = [losses(rows, 5) for rows in ([0, 1, 2, 3], [4], [5], [])]
     assert sum(loss for loss, _ in parts) == pytest.approx(together[0][0], rel=1e-5)
     assert sum(weight for _, weight in parts) == together[0][1]
