@@ -51,9 +51,10 @@ def alone(data: Path) -> dict[str, Course]:
 
 
 def test_data_has_what_could_go_wrong(alone: dict[str, Course]) -> None:
-    for course in alone.values():
+    for setting, course in alone.items():
         assert course.samples % 8 == 1  # with 2 workers or more the last batch leaves some of them without a sample
-        assert course.losses[-1] < 0.8 * course.losses[0]
+        varied = setting in ("beyond the paper", "own decisions")  # other samples and histories at every step
+        assert course.losses[-1] < (0.95 if varied else 0.8) * course.losses[0]
 
 
 @pytest.mark.slow
