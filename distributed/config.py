@@ -50,7 +50,7 @@ class TrainingConfig(StrictConfig):
     """Steps between figures in the log."""
 
 
-class AlignmentTrainingConfig(TrainingConfig, LearningConfig):
+class AlignmentTrainingConfig(LearningConfig, TrainingConfig):
     """The same, and what alignment alone has."""
 
 

@@ -233,5 +233,6 @@ def test_the_command_itself(recipe: Path) -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (
         f"error: {recipe}, on the command line: unknown key 'training.epoch'; did you mean 'training.epochs'? "
-        "allowed: epochs, batch_size, evaluate_every, log_every, label_smoothing\n"
+        "allowed: epochs, batch_size, evaluate_every, log_every, label_smoothing, contrastive, own_decisions, "
+        "recompose, feature_dropout\n"
     )

@@ -60,7 +60,7 @@ def test_declared_spaces(path: Path) -> None:
 
 def test_declared_spaces_are_there() -> None:
     assert {path.stem for path in SPACES.glob("*.yaml")} >= {"neumatch_lars", "meltr", "meltr_smoke", "meltr_pbt"}
-    assert len(list(TABLES.glob("*.yaml"))) == 11
+    assert len(list(TABLES.glob("*.yaml"))) == 13
 
 
 @pytest.mark.parametrize("path", sorted(TABLES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -228,7 +228,7 @@ def test_fixed_values_are_checked(tmp_path: Path) -> None:
         write(tmp_path), fixed=["training.epochs=0"]
     )
     workers = write(tmp_path, {"resources": {"workers": 17}})
-    assert "training.batch_size=16 cannot be shared by scaling.workers=17" in mistake(workers)
+    assert "training.batch_size=8 cannot be shared by scaling.workers=17" in mistake(workers)
 
 
 def test_overrides_and_set(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_options_of_ablate(storage: Path) -> None:
     [
         ([], "name one sweep: a YAML file, or one of tuning/spaces; or give --resume NAME"),
         (["meltr", "meltr_smoke"], "name one sweep: a YAML file, or one of tuning/spaces; or give --resume NAME"),
-        (["meltr_smok"], "meltr_smok.yaml: no such file; did you mean 'meltr_smoke'? there are: meltr, "),
+        (["meltr_smok"], "meltr_smok.yaml: no such file; did you mean 'meltr_smoke'? there are: demo, meltr, "),
         (["FILE", "budgit.trials=3"], "FILE, on the command line: unknown key 'budgit'; did you mean 'budget'? "),
         (["FILE", "--set", "training.epochs=ten"], "'training.epochs' should be a whole number; found 'ten'"),
         (["FILE", "--set", "training.epochs"], "--set: expected dotted.key=value, found 'training.epochs'"),
@@ -399,6 +399,6 @@ def test_resuming_keeps_the_recipe_that_the_sweep_began_with(tmp_path: Path, sto
     text = (SPACES.parent.parent / "distributed" / "recipes" / "demo.yaml").read_text()
     own.write_text(text)
     begun(write(tmp_path, {"recipe": str(own)}), [], [])
-    own.write_text(text.replace("batch_size: 16", "batch_size: 8"))
+    own.write_text(text.replace("batch_size: 8", "batch_size: 4"))
     resumed(str(storage / "search"), None, ["budget.trials=5"], [])
-    assert load_recipe(storage / "search" / "recipe.yaml", [], Recipe).training.batch_size == 16
+    assert load_recipe(storage / "search" / "recipe.yaml", [], Recipe).training.batch_size == 8
