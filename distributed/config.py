@@ -228,9 +228,7 @@ class AlignmentRecipe(Recipe):
                 "and no engine.micro_batch (and use more workers if memory is short)"
             )
         if self.data.captions is not None and self.training.contrastive is None:
-            raise ValueError(
-                "data.captions is for contrastive pre-training: set training.contrastive.epochs=1 or more"
-            )
+            raise ValueError("data.captions is for contrastive pre-training: set training.contrastive.epochs=1 or more")
         if self.training.own_decisions:
             self._check_own_decisions()
         if self.engine.activation_checkpointing:
