@@ -41,6 +41,8 @@ class LookaheadConfig(StrictConfig):
     joint: int = Field(default=256, ge=1)
     temperature: float = Field(default=0.1, gt=0)
     """Cosines are divided by it at first; it is learned."""
+    likeness: bool = True
+    """Whether it sees how much each clip looks like the one before."""
 
 
 class Lookahead(nn.Module):
@@ -48,6 +50,7 @@ class Lookahead(nn.Module):
 
     def __init__(self, config: LookaheadConfig, video_width: int, text_width: int) -> None:
         super().__init__()
+        self.config = config
         self.video = nn.Sequential(
             nn.Linear(video_width, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.joint)
         )
@@ -77,7 +80,8 @@ class Lookahead(nn.Module):
         video, text = video.to(dtype), text.to(dtype)
         scores = self.cosines(video, text) * self.log_scale.exp()
         likeness = torch.zeros(video.shape[:2], dtype=dtype, device=video.device)
-        likeness[:, 1:] = F.cosine_similarity(video[:, 1:], video[:, :-1], dim=2)
+        if self.config.likeness:
+            likeness[:, 1:] = F.cosine_similarity(video[:, 1:], video[:, :-1], dim=2)
         steps = GAIN * (self.bias + likeness[..., None] * self.likeness)
         exact = torch.promote_types(dtype, torch.float32)
         weights = scores.to(exact), steps.to(exact), GAIN * self.bias.to(exact)

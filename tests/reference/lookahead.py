@@ -22,7 +22,7 @@ class Ahead:
         lookahead = network.lookahead
         assert isinstance(lookahead, Lookahead)
         self.actions: tuple[Action, ...] = network.config.actions  # type: ignore[union-attr,assignment]
-        self.clips, self.snippets = clips, snippets
+        self.clips, self.snippets, self.alike = clips, snippets, lookahead.config.likeness
         self.bias, self.likeness = lookahead.bias * GAIN, lookahead.likeness * GAIN
         video, text = lookahead.video(clips), lookahead.text(snippets)
         lengths = video.norm(dim=1)[:, None] * text.norm(dim=1)[None, :]
@@ -31,7 +31,7 @@ class Ahead:
     def weight(self, kind: str, clip: int) -> Tensor:
         """What a step of this kind earns with this clip on top; without one left, its bias."""
         like = self.bias.new_zeros(())
-        if 0 < clip < len(self.clips):
+        if self.alike and 0 < clip < len(self.clips):
             one, other = self.clips[clip], self.clips[clip - 1]
             like = (one @ other) / (one.norm() * other.norm())
         return self.bias[KIND[kind]] + like * self.likeness[KIND[kind]]

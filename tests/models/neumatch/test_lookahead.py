@@ -11,7 +11,7 @@ from torch import Tensor
 from models.data.movie import Alignment
 from models.neumatch.actions import YMS_ACTIONS, Action, gold_actions
 from models.neumatch.decoding import greedy
-from models.neumatch.lookahead import ACTIONS, columns, completions
+from models.neumatch.lookahead import ACTIONS, LookaheadConfig, columns, completions
 from models.neumatch.network import NeuMATCHConfig
 from tests.reference import neumatch as reference
 from tests.reference.batches import random_batch, small_network
@@ -38,6 +38,18 @@ def test_agrees_with_every_completion(sizes: list[tuple[int, int]], seed: int, o
     )
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8 * (1 + float(other.abs().max())))
+
+
+def test_likeness_can_be_left_out() -> None:
+    network = small_network("full", "none", lookahead=True)
+    batch = random_batch(network, [(4, 3), (3, 2)], 2)
+    seeing = network(batch)[0]
+    network.lookahead.config = LookaheadConfig(hidden=5, joint=4, likeness=False)
+    blind = network(batch)[0]
+    torch.testing.assert_close(blind, reference.teacher_forced(network, batch), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(blind, seeing)
+    (gradient,) = torch.autograd.grad(blind.sum(), network.lookahead.likeness)
+    assert not bool(gradient.any())  # it takes part, with nothing to learn
 
 
 @torch.no_grad()
