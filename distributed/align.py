@@ -33,7 +33,7 @@ from models.data.film import Film
 from models.data.movie import Alignment, Movie
 from models.data.segmentation import DETECTORS
 from models.data.sentences import embed_texts
-from models.data.timecode import check_movie_id
+from models.data.timecode import check_movie_id, movie_id_of
 from models.data.yms import ANNOTATIONS, SEGMENTATION, write_yms
 from models.errors import UserError
 from models.neumatch.certainty import confidences, of_snippets
@@ -89,7 +89,7 @@ def align_film(arguments: Sequence[str]) -> None:
     """The command."""
     options = _options(arguments)
     film, run = options.movie, str(options.run)
-    name = options.name or "_".join(film.stem.split())
+    name = options.name or movie_id_of(film)
     check_movie_id(name)
     folder = (options.to or film.with_name(f"{film.stem}-alignment")).absolute()
     Film.open(film)  # what is wrong with film, place, run, script or encoders is said before the work begins

@@ -18,7 +18,7 @@ from distributed.embedding import SETTINGS as TEXT_SETTINGS
 from distributed.embedding import SentenceConfig
 from distributed.export import Export, export_of, read_export
 from distributed.extract import clip_of
-from distributed.extraction import SETTINGS, Encode, ExtractionConfig, frame_times
+from distributed.extraction import SETTINGS, Encode, ExtractionConfig, check_end, frame_times
 from distributed.pages.alignment import GOLD
 from distributed.pages.thumbnails import thumbnail
 from distributed.recipe_file import load_recipe
@@ -132,9 +132,14 @@ def read_model(options: argparse.Namespace) -> Model:
     return Model(export, decoding, extraction, came_from, _texts(data, options))
 
 
+def _root(data: AlignmentDataConfig) -> str | None:
+    """Where the data's relative paths begin, if that is known here."""
+    return data.root or os.environ.get("MELTMATCH_DATA")
+
+
 def _beside(data: AlignmentDataConfig, features: str | None, name: str) -> tuple[Path, dict[str, Any]] | None:
     """What a settings file beside a file of features says; None where there is none, or no such data here."""
-    root = data.root or os.environ.get("MELTMATCH_DATA")
+    root = _root(data)
     if features is None or (root is None and not Path(features).is_absolute()):
         return None
     path = data.path(features).parent / name
@@ -171,7 +176,7 @@ def _texts(data: AlignmentDataConfig, options: argparse.Namespace) -> SentenceCo
     found = _beside(data, data.text_features, TEXT_SETTINGS)
     values: dict[str, Any] = {"source": "annotations", "sentence_encoder": data.sentence_encoder}
     config = _checked(SentenceConfig, values if found is None else found[1], str(found[0]) if found else "defaults")
-    root = data.root or os.environ.get("MELTMATCH_DATA")
+    root = _root(data)
     if options.sentence_encoder is None and root and Path(root, config.sentence_encoder).is_dir():
         config = config.model_copy(update={"sentence_encoder": str(Path(root, config.sentence_encoder).absolute())})
     return config.model_copy(update=_given(options, "sentence_encoder", "language", "dialogue"))
@@ -209,11 +214,7 @@ def clips_of(path: Path, name: str, config: ExtractionConfig, encode: Encode) ->
     # Bars only on a terminal.
     with tqdm(total=seconds and round(seconds), desc="cutting", unit="s", disable=None, leave=False) as bar:
         found = segment(path, config.segmentation, lambda reached: bar.update(int(reached) - bar.n))
-    if found.lost > max(1.0, 0.02 * (found.film.seconds or 0.0)) and not config.damaged:
-        raise UserError(
-            f"{path}: its last {found.lost:.1f} of {found.film.seconds:.1f} s cannot be decoded; "
-            "take it as far as it goes with --damaged"
-        )
+    check_end(path, found, config)
     times = [time for start, end in found.clips for time in frame_times(start, end, config.frames)]
     shape, rows, batch, pictures = geometry(config.encoder), [], [], []
     images = tqdm(stills(path, times, min(shape.side)), "encoding", len(times), unit="frame", disable=None, leave=False)

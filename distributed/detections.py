@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from distributed.extraction import Facts, bear_with_bad_files, device, gather, write_film
+from distributed.extraction import Facts, bear_with_bad_files, device, gather, on_actors, written
 from models.config import StrictConfig
 from models.data.files import read_lines
 from models.data.movie import Clip
@@ -168,21 +168,10 @@ def detect(
     small = [str(path.absolute()) for path in files if path.suffix == ".npz"]  # of one picture each
     items = [{"paths": [str(path.absolute())]} for path in files if path.suffix != ".npz"]
     items += [{"paths": small[start : start + BATCH]} for start in range(0, len(small), BATCH)]
-    rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        EncodeRegions,
-        fn_constructor_args=(config.regions_encoder,),
-        batch_size=1,
-        num_gpus=gpus,
-        num_cpus=0 if gpus else 1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders),
-    )
+    source = ray.data.from_items(items, override_num_blocks=len(items))
+    rows = on_actors(source, EncodeRegions, config.regions_encoder, 1, gpus, encoders)
     places = Places(films, config.frames)
-    for name, facts, features in gather(places.rows(rows.iter_rows()), config.frames):
-        if isinstance(facts, str) or features is None:
-            yield name, str(facts)
-        else:
-            write_film(folder, name, facts, features)
-            yield name, None
+    yield from written(folder, gather(places.rows(rows.iter_rows()), config.frames))
     if places.strangers:
         print(f"{places.strangers} pictures are of no clip that is wanted")
     for name in films:

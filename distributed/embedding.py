@@ -15,14 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from distributed.extraction import bear_with_bad_files, device
+from distributed.extraction import bear_with_bad_files, device, on_actors
 from models.config import StrictConfig
 from models.data.features import write_features
 from models.data.files import atomic_path
 from models.data.movie import Snippet
 from models.data.scripts import Passage, read_script
 from models.data.sentences import MINILM, SentenceEncoder
-from models.data.timecode import format_interval, parse_interval
+from models.data.timecode import format_interval, movie_id_of, parse_interval
 from models.data.yms import ANNOTATIONS, read_phrases
 from models.errors import UserError
 
@@ -127,7 +127,7 @@ def find_scripts(folder: Path) -> dict[str, Path]:
         raise UserError(f"{folder}: no such folder; expected a folder of scripts")
     found: dict[str, Path] = {}
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SCRIPT_SUFFIXES):
-        name = "_".join(path.stem.split())
+        name = movie_id_of(path)
         if name in found:
             raise UserError(f"{path}: is called like {found[name]}; a film has one script")
         found[name] = path.absolute()
@@ -149,14 +149,8 @@ def embed(
 
     bear_with_bad_files()
     items = [{"film": film, "script": str(path), "told": given.get(film, "")} for film, path in todo.items()]
-    rows = ray.data.from_items(items, override_num_blocks=-(-len(items) // BATCH)).map_batches(
-        Embed,
-        fn_constructor_args=(config,),
-        batch_size=BATCH,
-        num_gpus=gpus,
-        num_cpus=0 if gpus else 1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders),
-    )
+    source = ray.data.from_items(items, override_num_blocks=-(-len(items) // BATCH))
+    rows = on_actors(source, Embed, config, BATCH, gpus, encoders)
     for row in rows.iter_rows():
         film = str(row["film"])
         if row["error"]:

@@ -32,7 +32,7 @@ from distributed.extraction import (
     gather,
     pipeline,
     read_film,
-    write_film,
+    written,
 )
 from distributed.progress import duration
 from distributed.train import start_ray
@@ -43,7 +43,7 @@ from models.data.movie import Clip
 from models.data.regions import MEAN, find_regions, region_encoder
 from models.data.segmentation import DETECTORS, SegmentationConfig
 from models.data.sentences import MINILM, SentenceEncoder
-from models.data.timecode import check_movie_id, format_interval
+from models.data.timecode import check_movie_id, format_interval, movie_id_of
 from models.data.yms import ANNOTATIONS, read_phrases, write_segmentation
 from models.errors import UserError
 
@@ -68,7 +68,7 @@ def find_videos(places: Sequence[Path]) -> dict[str, Path]:
             if not files:
                 raise UserError(f"{place}: holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
         for file in files:
-            name = "_".join(file.stem.split())  # names stand in text files, between blanks
+            name = movie_id_of(file)
             check_movie_id(name)
             if name in found:
                 raise UserError(f"{file}: is called like {found[name]}; a film's name must be its own")
@@ -238,12 +238,8 @@ def encoded(
 ) -> Iterator[tuple[str, str | None]]:
     """Writes the file of each film as it is complete -> (film, None), or (film, why not)."""
     rows = pipeline(todo, config, 1, options.gpus, options.encoders)
-    for name, facts, features in gather(rows.iter_batches(batch_size=None, batch_format="numpy"), config.frames):
-        if isinstance(facts, str) or features is None:
-            yield name, str(facts)
-        else:
-            write_film(folder, name, facts, features)
-            yield name, None
+    batches = rows.iter_batches(batch_size=None, batch_format="numpy")
+    return written(folder, gather(batches, config.frames))
 
 
 def from_regions(

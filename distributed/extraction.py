@@ -24,7 +24,7 @@ from models.config import StrictConfig
 from models.data.encoders import LITE0, geometry, image_encoder
 from models.data.files import atomic_path
 from models.data.film import stills
-from models.data.segmentation import SegmentationConfig, segment
+from models.data.segmentation import Segmentation, SegmentationConfig, segment
 from models.errors import UserError
 
 FILMS, SETTINGS = "films", "extraction.json"
@@ -87,6 +87,15 @@ def frame_times(start: float, end: float, count: int) -> list[float]:
     return [start + (end - start) * (2 * i + 1) / (2 * count) for i in range(count)]
 
 
+def check_end(path: Path, found: Segmentation, config: ExtractionConfig) -> None:
+    """Raises UserError for a film whose end is lost, unless the settings take it so."""
+    if found.lost > max(1.0, 0.02 * (found.film.seconds or 0.0)) and not config.damaged:
+        raise UserError(
+            f"{path}: its last {found.lost:.1f} of {found.film.seconds:.1f} s cannot be decoded; "
+            "take it as far as it goes with --damaged"
+        )
+
+
 class Cutter:
     """A film -> one row a frame: what a task does."""
 
@@ -105,11 +114,7 @@ class Cutter:
 
     def _frames(self, name: str, path: Path, shape: Any) -> Iterator[dict[str, Any]]:
         found = segment(path, self.config.segmentation)
-        if found.lost > max(1.0, 0.02 * (found.film.seconds or 0.0)) and not self.config.damaged:
-            raise UserError(
-                f"{path}: its last {found.lost:.1f} of {found.film.seconds:.1f} s cannot be decoded; "
-                "take it as far as it goes with --damaged"
-            )
+        check_end(path, found, self.config)
         facts = Facts(path.name, list(found.clips), found.film.width, found.film.height, found.frames, found.lost)
         told = facts.told()
         times = [t for start, end in found.clips for t in frame_times(start, end, self.config.frames)]
@@ -184,6 +189,18 @@ def write_film(folder: Path, name: str, facts: Facts, features: torch.Tensor) ->
         save_file({CLIPS: features.contiguous()}, temporary, metadata={FACTS: facts.told()})
 
 
+def written(
+    folder: Path, arriving: Iterable[tuple[str, Facts | str, torch.Tensor | None]]
+) -> Iterator[tuple[str, str | None]]:
+    """Writes the file of each film that `gather` gives -> (film, None), or (film, why not)."""
+    for name, facts, features in arriving:
+        if isinstance(facts, str) or features is None:
+            yield name, str(facts)
+        else:
+            write_film(folder, name, facts, features)
+            yield name, None
+
+
 def read_film(path: Path) -> tuple[Facts, torch.Tensor]:
     """What `write_film` wrote. Raises UserError for a file that is something else."""
     try:
@@ -240,10 +257,17 @@ def pipeline(films: Mapping[str, Path], config: ExtractionConfig, cpus: float, g
         # Left to itself Ray Data would try again for ever, and it has no other way to say this than a deprecated one.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         frames = source.map_batches(Cutter(config).__call__, batch_size=1, num_cpus=cpus, max_retries=RETRIES)
-    return frames.map_batches(
-        Encode,
-        fn_constructor_args=(config.encoder,),
-        batch_size=64,
+    return on_actors(frames, Encode, config.encoder, 64, gpus, encoders)
+
+
+def on_actors(rows: Any, work: type, setting: object, batch: int, gpus: float, encoders: int) -> Any:
+    """A data set after at most `encoders` actors made of `work(setting)` have seen it, so many rows at a time."""
+    import ray.data
+
+    return rows.map_batches(
+        work,
+        fn_constructor_args=(setting,),
+        batch_size=batch,
         num_gpus=gpus,
         num_cpus=0 if gpus else 1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders),

@@ -34,7 +34,6 @@ from models.meltr.statistics import frozen_statistics
 from models.normalisation import synchronise
 from models.optim.schedule import PlateauState, after_epoch, rate_factor
 from models.recompute import recompute
-from models.tasks.alignment import AlignmentTask
 from models.tasks.task import Task
 
 
@@ -80,7 +79,7 @@ class Trainer:
         network = task.network()
         if recipe.init_from is not None:
             network.load_state_dict(read_export(recipe.init_from, recipe.model).weights)
-        if found is None and isinstance(task, AlignmentTask):
+        if found is None:
             task.pretrain(network, recipe.seed, _say if self.rank == 0 else None)
         self.collectives = WorldCollectives()
         synchronise(network, self.collectives)

@@ -40,7 +40,6 @@ class AlignmentDataConfig(StrictConfig):
     """Training samples are cut to at most so many actions."""
     lsmdc_validation: tuple[str, ...] = Field(default=(), strict=False)
     """Movies of an LSMDC file held out for validation; it has no split files of its own."""
-
     captions: CaptionedDataConfig | None = None
     """Captioned videos that contrastive pre-training sees beside the movies' own pairs."""
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.data.film import Image
-from models.data.hub import LOAD, locate, one_line, quiet
+from models.data.hub import LOAD, loading, locate, one_line
 from models.errors import UserError
 
 LITE0 = "efficientnet-lite0"
@@ -129,11 +129,8 @@ class _Transformer(ImageEncoder):
             (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
         )
         self.mean, self.deviation = (torch.tensor(values, device=device) for values in (mean, deviation))
-        with quiet():
-            try:
-                self.model: Any = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **LOAD)
-            except Exception as error:  # a bad folder surfaces as many unrelated types
-                raise UserError(f"encoder {source!r} ({folder}): cannot be loaded ({one_line(error)})") from None
+        with loading(f"encoder {source!r} ({folder}): cannot be loaded"):
+            self.model: Any = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **LOAD)
         self.model.eval().requires_grad_(False).to(device)
         try:
             self.width = self.encode(torch.zeros(1, *shape.side, 3, dtype=torch.uint8)).shape[1]
@@ -168,8 +165,5 @@ def _processor(source: str) -> Any:
     from transformers import AutoImageProcessor
 
     folder: Path = locate(source, "encoder", LITE0)
-    with quiet():
-        try:
-            return AutoImageProcessor.from_pretrained(folder, backend="pil", **LOAD)
-        except Exception as error:  # a bad folder surfaces as many unrelated types
-            raise UserError(f"encoder {source!r} ({folder}): has no image processor ({one_line(error)})") from None
+    with loading(f"encoder {source!r} ({folder}): has no image processor"):
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", **LOAD)

@@ -32,6 +32,16 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def loading(failing: str, expected: str = "") -> Iterator[None]:
+    """`quiet`, where any error becomes a UserError: what fails, the error in one line, and what was expected."""
+    with quiet():
+        try:
+            yield
+        except Exception as error:  # a bad folder surfaces as many unrelated types
+            raise UserError(f"{failing} ({one_line(error)}){expected}") from None
+
+
 def locate(source: str, what: str, built_in: str) -> Path:
     """The folder of a model: a local one, or a hub name's, which is downloaded where it is not there already.
 

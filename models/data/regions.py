@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.data.hub import LOAD, locate, one_line, quiet
+from models.data.hub import LOAD, loading, locate, one_line
 from models.data.lxmert import LxmertVision, is_lxmert
 from models.errors import UserError
 
@@ -203,13 +203,10 @@ class _Lxmert(RegionEncoder):
 
         folder, self.device = locate(source, "encoder", MEAN), device
         where = f"encoder {source!r} ({folder})"
-        with quiet():
-            try:
-                model, report = AutoModel.from_pretrained(
-                    folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **LOAD
-                )
-            except Exception as error:  # a bad folder surfaces as many unrelated types
-                raise UserError(f"{where}: cannot be loaded ({one_line(error)})") from None
+        with loading(f"{where}: cannot be loaded"):
+            model, report = AutoModel.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **LOAD
+            )
         if not is_lxmert(model):
             raise UserError(f"{where}: is no LXMERT; regions are encoded by {MEAN!r} or an LXMERT")
         absent = sorted(

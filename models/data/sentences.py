@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from models.data.files import atomic_path
-from models.data.hub import LOAD, identity, locate, one_line, quiet
+from models.data.hub import LOAD, identity, loading, locate
 from models.data.lxmert import LxmertLanguage, is_lxmert
 from models.errors import UserError
 
@@ -49,12 +49,9 @@ def load_tokenizer(source: str) -> Any:
 
     folder = _locate(source)
     bare = (folder / "vocab.txt").is_file() and not any(folder.glob("*.json"))
-    with quiet():
-        try:
-            kind = BertTokenizer if bare else AutoTokenizer
-            return kind.from_pretrained(folder, **LOAD)
-        except Exception as error:  # a bad folder surfaces as many unrelated types
-            raise UserError(f"tokenizer {source!r} ({folder}): cannot be loaded ({one_line(error)})") from None
+    with loading(f"tokenizer {source!r} ({folder}): cannot be loaded"):
+        kind = BertTokenizer if bare else AutoTokenizer
+        return kind.from_pretrained(folder, **LOAD)
 
 
 class SentenceEncoder:
@@ -85,17 +82,11 @@ class SentenceEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         where = f"sentence encoder {source!r} ({folder})"
-        with quiet():
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, **LOAD)
-                model, report = AutoModel.from_pretrained(
-                    folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **LOAD
-                )
-            except Exception as error:  # a bad folder surfaces as many unrelated types
-                raise UserError(
-                    f"{where}: cannot be loaded ({one_line(error)}); expected config.json, tokenizer files and "
-                    "model.safetensors"
-                ) from None
+        with loading(f"{where}: cannot be loaded", "; expected config.json, tokenizer files and model.safetensors"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, **LOAD)
+            model, report = AutoModel.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **LOAD
+            )
         # transformers fills weights that the file lacks with random numbers. The pooler is not used here.
         absent = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
         if absent or report["mismatched_keys"]:

@@ -1,6 +1,7 @@
 """Time codes `HH.MM.SS.mmm` and interval ids `MOVIE_START-END`, as YMS and LSMDC write them."""
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from models.errors import UserError
@@ -37,6 +38,11 @@ def format_timecode(seconds: float) -> str:
     whole, milliseconds = divmod(total, 1000)
     minutes, second = divmod(whole, 60)
     return f"{minutes // 60:02d}.{minutes % 60:02d}.{second:02d}.{milliseconds:03d}"
+
+
+def movie_id_of(path: Path) -> str:
+    """What a film or script is called after its file: names stand in text files, between blanks."""
+    return "_".join(path.stem.split())
 
 
 def check_movie_id(movie: str) -> None:

@@ -4,7 +4,6 @@ It is the network's own word, and an over-confident network over-states it: a fi
 """
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -38,13 +37,9 @@ def confidences(
     ]
     batch = collate(samples, examples[0].video.shape[1], examples[0].text.shape[1])
     device, was_training = network.fc1.weight.device, network.training
-    batch = replace(
-        batch,
-        **{f.name: getattr(batch, f.name).to(device) for f in fields(batch) if not f.name.endswith("lengths")},
-    )
     network.eval()
     try:
-        logits, chosen, _ = network(batch)
+        logits, chosen, _ = network(batch.to(device))
     finally:
         network.train(was_training)
     probabilities = F.softmax(logits.double(), dim=1).gather(1, chosen[:, None])[:, 0].cpu()

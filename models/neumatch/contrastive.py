@@ -82,8 +82,11 @@ class _Towers(nn.Module):
 
     def __init__(self, network: NeuMATCH) -> None:
         super().__init__()
+        self.video: nn.Module
+        self.text: nn.Module
         if network.config.lookahead is not None:
-            self.lookahead = network.lookahead
+            ahead = network.lookahead
+            self.video, self.text, self.log_scale = ahead.video, ahead.text, ahead.log_scale
             return
         width = network.config.width
         self.video = nn.Sequential(network.encoders.video, nn.Linear(width, width))
@@ -92,7 +95,5 @@ class _Towers(nn.Module):
 
     def forward(self, video: Tensor, text: Tensor) -> Tensor:
         """(B, d_video), (B, d_text) -> (B, B)."""
-        if hasattr(self, "lookahead"):
-            return self.lookahead.cosines(video, text) * self.lookahead.log_scale.exp().clamp(max=100)
         clips, texts = F.normalize(self.video(video), dim=1), F.normalize(self.text(text), dim=1)
         return clips @ texts.T * self.log_scale.exp().clamp(max=100)

@@ -146,7 +146,7 @@ class Stepper:
             matched_sum=torch.where(matches[:, None], total, h.matched_sum),
             matched_count=torch.where(matches, count, h.matched_count),
             element_snippet=torch.where(matches, h.snippet, h.element_snippet),
-            open=matches & ~self.effects.drops_snippet[action],
+            open=self.effects.retains_snippet[action],
             score=h.score,
         )
 

@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import StrictConfig
-from models.neumatch.actions import Action
+from models.neumatch.actions import YMS_ACTIONS, Action
 
-ACTIONS = (Action.POP_VIDEO, Action.POP_TEXT, Action.MATCH_RETAIN_TEXT)
-"""The set that it knows, in any order."""
 KINDS = {"start": 0.0, "go_on": 0.5, "end": 1.0, "skip": -4.0, "leave": 2.0, "leave_open": -2.0}
 """Kinds of steps and their biases at first: the first clip of a snippet, another one, popping a snippet that has clips,
 popping one that has none, leaving a clip unmatched before the snippet on top has clips, and after."""
@@ -66,7 +64,7 @@ class Lookahead(nn.Module):
         return clips @ snippets.transpose(-1, -2)
 
     def forward(self, video: Tensor, text: Tensor, video_lengths: Tensor, text_lengths: Tensor) -> Tensor:
-        """Log-probabilities of the next action in every cell -> (B, 2, V, T, 3), actions in the order of ACTIONS.
+        """Log-probabilities of the next action in every cell -> (B, 2, V, T, 3), actions in the order of YMS_ACTIONS.
 
         The second index says whether the snippet on top has been matched with the clip before (1) or not (0). Cells
         beyond a sample's lengths mean nothing.
@@ -99,7 +97,9 @@ def completions(scores: Tensor, steps: Tensor, last: Tensor, video_lengths: Tens
     batch, clips, texts = scores.shape
     device = scores.device
     if not batch or not clips or not texts:  # no cells, but workers reduce gradients together: all weights take part
-        return scores.new_zeros(batch, 2, clips, texts, len(ACTIONS)) + 0 * (scores.sum() + steps.sum() + last.sum())
+        return scores.new_zeros(batch, 2, clips, texts, len(YMS_ACTIONS)) + 0 * (
+            scores.sum() + steps.sum() + last.sum()
+        )
     at = torch.arange(texts + 1, device=device)
     real_text = at < text_lengths[:, None]  # (B, T+1); in the column after the last snippet clips can only be left
     reachable = at <= text_lengths[:, None]
@@ -130,11 +130,11 @@ def completions(scores: Tensor, steps: Tensor, last: Tensor, video_lengths: Tens
 
 
 def columns(actions: Sequence[Action]) -> list[int]:
-    """Which of ACTIONS each action of a network's set is.
+    """Which of YMS_ACTIONS each action of a network's set is.
 
     Raises:
         ValueError: the set is another one.
     """
-    if set(actions) != set(ACTIONS):
-        raise ValueError(f"needs the actions {', '.join(ACTIONS)}, in any order; got {', '.join(actions)}")
-    return [ACTIONS.index(action) for action in actions]
+    if set(actions) != set(YMS_ACTIONS):
+        raise ValueError(f"needs the actions {', '.join(YMS_ACTIONS)}, in any order; got {', '.join(actions)}")
+    return [YMS_ACTIONS.index(action) for action in actions]

@@ -6,7 +6,7 @@ the stack (the last element in time), row length-1 the top at the start (the fir
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
 
 import torch
@@ -82,6 +82,11 @@ class Batch:
     actions: Tensor
     """(B, A) int64, in time order."""
     action_lengths: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`; lengths stay on the CPU."""
+        names = [field.name for field in fields(self) if not field.name.endswith("lengths")]
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 @dataclass(frozen=True)
@@ -244,7 +249,7 @@ class NeuMATCH(nn.Module):
         matched_feature = self._matches_so_far(matches, snippet, real, video_tops, text_tops)
         ahead = None
         if encoded.ahead is not None:
-            retained = effects.matches[actions] & ~effects.drops_snippet[actions]
+            retained = effects.retains_snippet[actions]
             open_ = F.pad(retained[:, : max(steps - 1, 0)], (min(steps, 1), 0))
             sample = torch.arange(len(actions), device=device)[:, None].expand_as(actions)
             cells = sample[real], open_[real], clip[real], snippet[real]

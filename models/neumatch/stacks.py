@@ -21,6 +21,11 @@ class ActionEffects:
     drops_snippet: Tensor
     matches: Tensor
 
+    @property
+    def retains_snippet(self) -> Tensor:
+        """A match after which the snippet is still on top."""
+        return self.matches & ~self.drops_snippet
+
     @classmethod
     def of(cls, actions: Sequence[Action], device: torch.device | None = None) -> "ActionEffects":
         def table(values: list[bool]) -> Tensor:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,14 +110,8 @@ class AlignmentTask:
         """The samples at `indices` (possibly none) on `device`; lengths stay on the CPU."""
         sources = [np.random.default_rng(np.random.SeedSequence(draw, spawn_key=(i,))) for i in indices]
         samples = [self._varied(self.samples[i], source) for i, source in zip(indices, sources, strict=True)]
-        batch = collate(samples, *self.widths)
-        moved = {
-            field.name: getattr(batch, field.name).to(device, non_blocking=True)
-            for field in fields(batch)
-            if not field.name.endswith("lengths")
-        }
         own = self._own(samples, sources, device) if self.learning.own_decisions else None
-        return AlignmentBatch(replace(batch, **moved), own)
+        return AlignmentBatch(collate(samples, *self.widths).to(device), own)
 
     def _varied(self, sample: Sample, source: np.random.Generator) -> Sample:
         learning = self.learning

@@ -60,6 +60,9 @@ class ClassificationTask:
         """A freshly initialised network for the classes at hand."""
         return ResNet(self.model, len(self.train.classes))
 
+    def pretrain(self, network: ResNet, seed: int, say: Callable[[str], None] | None = None) -> None:
+        """Nothing: training is all there is."""
+
     def batch(self, indices: Sequence[int], device: torch.device, draw: int) -> ImageBatch:
         """The training samples at `indices` (possibly none) on `device`, varied as `draw` (0 or more) has it."""
         chances = draw_chances(indices, draw, len(self.train), self.data.mixup_alpha)

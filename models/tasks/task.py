@@ -38,6 +38,11 @@ class Task(Protocol):
         """A freshly initialised module."""
         ...
 
+    def pretrain(self, network: Any, seed: int, say: Callable[[str], None] | None = None) -> None:
+        """What a fresh network learns before the first step, the same on every worker; often nothing. `say` is told
+        how it goes."""
+        ...
+
     def batch(self, indices: Sequence[int], device: torch.device, draw: int) -> Any:
         """The training samples at `indices` (possibly none) on `device`.
 

@@ -119,6 +119,9 @@ class VideoTextTask:
         """A freshly initialised network, from the weights that the configuration names."""
         return build(self.model)
 
+    def pretrain(self, network: UniVL, seed: int, say: Callable[[str], None] | None = None) -> None:
+        """Nothing: training is all there is."""
+
     def batch(self, indices: Sequence[int], device: torch.device, draw: int) -> UniVLBatch:
         """The training samples at `indices` (possibly none) on `device`, masked as `draw` has it."""
         rows = torch.tensor(indices, dtype=torch.long)

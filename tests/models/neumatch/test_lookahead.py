@@ -11,7 +11,7 @@ from torch import Tensor
 from models.data.movie import Alignment
 from models.neumatch.actions import YMS_ACTIONS, Action, gold_actions
 from models.neumatch.decoding import greedy
-from models.neumatch.lookahead import ACTIONS, LookaheadConfig, columns, completions
+from models.neumatch.lookahead import LookaheadConfig, columns, completions
 from models.neumatch.network import NeuMATCHConfig
 from tests.reference import neumatch as reference
 from tests.reference.batches import random_batch, small_network
@@ -125,6 +125,6 @@ def test_long_sequences_stay_finite() -> None:
 
 def test_other_actions_are_refused() -> None:
     assert columns(("pop_text", "match_retain_text", "pop_video")) == [1, 2, 0]  # type: ignore[arg-type]
-    assert columns(ACTIONS) == [0, 1, 2]
+    assert columns(YMS_ACTIONS) == [0, 1, 2]
     with pytest.raises(ValueError, match=r"model\.lookahead needs the actions pop_video, pop_text, match_retain_text"):
         NeuMATCHConfig.model_validate_json('{"lookahead": {}, "actions": ["match", "pop_video", "pop_text"]}')
