@@ -32,6 +32,7 @@ from torch import Tensor
 from distributed.collectives import everyone
 from distributed.engine import Engine
 from distributed.pieces import Pieces
+from distributed.say import say
 from distributed.shards import Slice
 from distributed.storage import LOG, Mirror
 from models.data.files import atomic_path
@@ -126,7 +127,7 @@ def save(
     dist.broadcast_object_list(outcome)
     if outcome[0]:
         if rank == 0:
-            print(f"warning: no checkpoint at step {progress['step']}: {outcome[0][0]}; training goes on", flush=True)
+            say(f"warning: no checkpoint at step {progress['step']}: {outcome[0][0]}; training goes on")
         if rank == 0 or mirror is not None:
             (folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
@@ -156,7 +157,7 @@ def _dropped(mirror: Mirror, name: str) -> None:
         mirror.delete(f"{name}/{MANIFEST}")
         mirror.drop(name)
     except UserError as error:
-        print(f"warning: {name} is not deleted: {error}", flush=True)
+        say(f"warning: {name} is not deleted: {error}")
 
 
 def _slices(engine: Engine) -> dict[str, Tensor]:
@@ -269,7 +270,7 @@ def newest(run: Path, warn: bool = True) -> Checkpoint | None:
         except UserError as error:
             damage.append(str(error))
             if warn:
-                print(f"warning: {error}", flush=True)
+                say(f"warning: {error}")
     if damage:
         raise UserError(damage[0])
     return None
@@ -382,7 +383,7 @@ def prune(run: Path, keep: int, best_step: int | None, step: int, mirror: Mirror
         try:
             there = steps_there(mirror.files("checkpoints"))
         except UserError as error:
-            print(f"warning: older checkpoints are not deleted: {error}", flush=True)
+            say(f"warning: older checkpoints are not deleted: {error}")
             return
     complete = [number for number, whole in there.items() if whole]
     later = {number for number in complete if number > step}

@@ -9,6 +9,7 @@ from typing import Any
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
+from distributed.say import say
 from distributed.signals import SAVE, ask, is_asked, withdraw
 from distributed.storage import Mirror
 from models.errors import UserError
@@ -40,7 +41,7 @@ class Elastic(ControllerCallback):
             look(wait=False)
 
     def _save(self, workers: int) -> None:
-        print(f"room for {workers} workers: saving a checkpoint, then going on with them", flush=True)
+        say(f"room for {workers} workers: saving a checkpoint, then going on with them")
         end = time.monotonic() + PATIENCE_S
         try:
             ask(self._run, self._mirror, SAVE)
@@ -48,7 +49,7 @@ class Elastic(ControllerCallback):
                 time.sleep(0.2 if self._mirror is None else 1.0)
             withdraw(self._run, self._mirror, SAVE)
         except (OSError, UserError) as error:
-            print(f"warning: {error}; the run goes on from its last checkpoint", flush=True)
+            say(f"warning: {error}; the run goes on from its last checkpoint")
 
 
 def look(wait: bool) -> None:

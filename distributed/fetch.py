@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from distributed import checkpoint
 from distributed.checkpoint import MANIFEST, Checkpoint
-from distributed.metrics_file import warn as warn_of
+from distributed.say import say
+from distributed.say import warn as warn_of
 from distributed.storage import LOG, PREPROCESSING, Mirror, StorageError, mirror_of, place
 from models.data.files import atomic_path
 from models.errors import UserError
@@ -72,7 +73,7 @@ def newest(
             return found
         damage.append(harm[0])
         if warn:
-            print(f"warning: {harm[0]}", flush=True)
+            say(f"warning: {harm[0]}")
     if damage:
         raise UserError(damage[0])
     return None

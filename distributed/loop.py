@@ -24,6 +24,7 @@ from distributed.metrics_file import read_metrics
 from distributed.nodes import Nodes
 from distributed.progress import Progress, duration
 from distributed.reservation import note_reservation
+from distributed.say import say
 from distributed.signals import Asked, Signals
 from distributed.tasks import load_task
 from distributed.tracking import Tracker
@@ -80,7 +81,7 @@ class Trainer:
         if recipe.init_from is not None:
             network.load_state_dict(read_export(recipe.init_from, recipe.model).weights)
         if found is None:
-            task.pretrain(network, recipe.seed, _say if self.rank == 0 else None)
+            task.pretrain(network, recipe.seed, say if self.rank == 0 else None)
         self.collectives = WorldCollectives()
         synchronise(network, self.collectives)
         if recipe.engine.activation_checkpointing:
@@ -246,10 +247,10 @@ def run(recipe: Recipe) -> dict[str, Any]:
         RuntimeError: a collective failed or took too long; the message names whom the others waited for.
     """
     nodes = Nodes.gather()
-    liveness = Liveness(nodes.own, recipe.scaling.collective_timeout_s / 3, _say)
+    liveness = Liveness(nodes.own, recipe.scaling.collective_timeout_s / 3, say)
     try:
         trainer = Trainer(recipe, _load(recipe))
-        signals = Signals(recipe.folder, recipe.mirror, trainer.device, nodes.leaving, _say)
+        signals = Signals(recipe.folder, recipe.mirror, trainer.device, nodes.leaving, say)
         try:
             return _train(trainer, signals, liveness)
         finally:
@@ -263,10 +264,6 @@ def run(recipe: Recipe) -> dict[str, Any]:
         liveness.close()
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
 def _resumed(trainer: Trainer) -> dict[str, float | list[float]]:
     """Says where the run goes on -> what the break has cost: steps to be repeated, and seconds without training."""
     state, log = trainer.state, trainer.recipe.folder / "metrics.jsonl"
@@ -277,7 +274,7 @@ def _resumed(trainer: Trainer) -> dict[str, float | list[float]]:
         repeated, seconds = max(0, record["step"] - state.step), max(0.0, time.time() - record["time"])
         cost = {"repeated_steps": repeated, "seconds_without_training": round(seconds, 1)}
         text += f": {duration(seconds)} after its last figures, {repeated} steps to repeat"
-    _say(text)
+    say(text)
     return cost
 
 

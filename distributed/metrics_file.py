@@ -4,12 +4,12 @@ import contextlib
 import json
 import math
 import os
-import sys
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distributed.say import warn
 from models.errors import UserError
 
 
@@ -154,11 +154,6 @@ def plain_figure(value: Any) -> Any:
     if math.isfinite(number):
         return number
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
-
-
-def warn(message: str) -> None:
-    """One line on stderr."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

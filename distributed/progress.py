@@ -4,6 +4,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from distributed.say import say
+
 _WINDOW = 6  # printed lines that the speed is measured over
 
 
@@ -19,7 +21,7 @@ class Progress:
         *,
         interval: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
-        write: Callable[[str], object] = lambda line: print(line, flush=True),
+        write: Callable[[str], object] = say,
     ) -> None:
         """`start_step` steps of `total_steps` are done; `samples_per_step` counts the global batch."""
         self._total_steps = total_steps

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from distributed.metrics_file import MetricsFile, plain_figure, read_metrics, warn
+from distributed.metrics_file import MetricsFile, plain_figure, read_metrics
+from distributed.say import warn
 from models.config import StrictConfig
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from distributed.metrics_file import warn
+from distributed.say import warn
 from distributed.tracking import open_run
 from tuning.config import SweepConfig
 from tuning.held_out import SPLITS, scores_of_run

@@ -84,11 +84,13 @@ function reveal(item) {
     box.scrollLeft = (left + right) / 2 - box.clientWidth / 2;
   }
 }
+function leaveRoom() { document.body.style.setProperty("--dock", $("dock").offsetHeight + "px"); }
 function pick(item) {
   hover = null;
   picked = item;
   if (item) reveal(item);
   mark();
+  leaveRoom();  // before it scrolls: what is said of the item may have made the dock higher
   $("track").querySelector(".cursor")?.scrollIntoView({block: "nearest", inline: "nearest"});
 }
 function nearest(count, at, place) {
@@ -219,9 +221,7 @@ function listen() {
     width = innerWidth;
     zoomTo(Math.max(scale, fitScale()));
   });
-  new ResizeObserver(() => {
-    document.body.style.setProperty("--dock", $("dock").offsetHeight + "px");
-  }).observe($("dock"));
+  new ResizeObserver(leaveRoom).observe($("dock"));
 }
 function start() {
   drawWords();

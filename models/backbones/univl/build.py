@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from models.backbones.checkpoints import read_checkpoint
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.network import UniVL
-from models.backbones.univl.official import fitted, load_official, read_checkpoint, start_text_from
+from models.backbones.univl.official import fitted, load_official, start_text_from
 from models.freezing import freeze
 from models.lora import adapt, merged
 
@@ -21,7 +22,7 @@ def build(config: UniVLConfig) -> UniVL:
     """
     network = UniVL(config)
     if config.checkpoint is not None:
-        state = read_checkpoint(Path(config.checkpoint))
+        state = read_checkpoint(Path(config.checkpoint), "a UniVL checkpoint")
         load_official(network, state, config.checkpoint, config.allow_missing_weights)
     if config.text_from is not None:
         start_text_from(network, config.text_from)
@@ -41,7 +42,12 @@ def check_start(config: UniVLConfig) -> None:
     with torch.device("meta"):
         network = UniVL(config)
     if config.checkpoint is not None:
-        fitted(network, read_checkpoint(Path(config.checkpoint)), config.checkpoint, config.allow_missing_weights)
+        fitted(
+            network,
+            read_checkpoint(Path(config.checkpoint), "a UniVL checkpoint"),
+            config.checkpoint,
+            config.allow_missing_weights,
+        )
     if config.text_from is not None:
         start_text_from(network, config.text_from)
 

@@ -1,13 +1,11 @@
 """Weights from elsewhere: the official UniVL checkpoint layout, and text encoders of `transformers`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from models.backbones.checkpoints import fitted as fitted_state
 from models.backbones.univl.network import UniVL
 from models.data.sentences import SentenceEncoder
 from models.errors import UserError
@@ -22,28 +20,6 @@ TIED = {
 """Names of the official layout that stand for another's tensor."""
 OURS_ALONE = ("sentiment.",)
 """Heads that no official checkpoint has; they keep their initial weights then, and those of others are left out."""
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """A flat file of tensors by name (.bin, .pth of torch.save, or .safetensors), or an export's folder with one, on
-    the CPU. No code in it is run.
-
-    Raises:
-        UserError: it is missing, is no such file, or holds something else than tensors.
-    """
-    if path.is_dir():
-        path = path / "model.safetensors"
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected a UniVL checkpoint") from None
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: is no file of tensors, or is cut short ({type(error).__name__})") from None
-    except Exception as error:  # torch refuses foreign objects by an error of pickle's
-        raise UserError(f"{path}: holds more than tensors ({type(error).__name__}); it is not loaded") from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: expected tensors by name, as torch.save(model.state_dict()) writes them")
-    return dict(state)
 
 
 def load_official(network: UniVL, state: Mapping[str, Tensor], where: str, allow_missing: bool = False) -> None:
@@ -74,22 +50,7 @@ def fitted(network: UniVL, state: Mapping[str, Tensor], where: str, allow_missin
         if name in TIED and first in state and not torch.equal(tensor, state[first]):
             raise UserError(f"{where}: {name!r} differs from {first!r}, to which it is tied; expected equal tensors")
         theirs[first] = tensor
-    theirs = {name: tensor for name, tensor in theirs.items() if name in ours or not name.startswith(OURS_ALONE)}
-    for name, tensor in theirs.items():
-        if name in ours and ours[name].shape != tensor.shape:
-            raise UserError(
-                f"{where}: {name!r} is {tuple(tensor.shape)}, the model's is {tuple(ours[name].shape)}; "
-                "set the model's sizes to the checkpoint's"
-            )
-    missing = [name for name in ours if name not in theirs and not name.startswith(OURS_ALONE)]
-    unknown = [name for name in theirs if name not in ours]
-    for kind, names in (("has no", missing), ("has an unknown", unknown)):
-        if names and not allow_missing:
-            raise UserError(
-                f"{where}: {kind} {names[0]!r} ({len(names)} such names); expected the official layout, or set "
-                "model.allow_missing_weights=true"
-            )
-    return {name: theirs.get(name, tensor) for name, tensor in ours.items()}
+    return fitted_state(ours, theirs, where, OURS_ALONE, allow_missing)
 
 
 def official_state(network: UniVL) -> dict[str, Tensor]:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from models.backbones.checkpoints import read_checkpoint
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.network import UniVL
-from models.backbones.univl.official import load_official, official_state, read_checkpoint, start_text_from
+from models.backbones.univl.official import load_official, official_state, start_text_from
 from models.data.sentences import SentenceEncoder
 from models.errors import UserError
 from tests.models.backbones.univl import small, vectors
