@@ -45,8 +45,8 @@ class VideoLanguageBatch:
     answers: Tensor
     """(n,) int64: the right option, answer or class; -1 where it is none of those known."""
     seeds: Tensor
-    """(n,) int64, below 2**62: whatever else a network draws for a sample must depend on its seed alone, so that no batch
-    mate and no number of workers changes it."""
+    """(n,) int64, from 0 to below 2**62: whatever else a network draws for a sample must depend on its seed alone, so
+    that no batch mate and no number of workers changes it."""
 
     @property
     def mask(self) -> Tensor:
