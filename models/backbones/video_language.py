@@ -92,6 +92,8 @@ class Setting:
 class VideoLanguageConfig(StrictConfig):
     """What the configurations of all video-language backbones have in common."""
 
+    name: str
+    """As recipes call it: one of the catalogue's, or MODULE:CLASS of a configuration like this one elsewhere."""
     frames: int = Field(default=4, ge=1)
     """Frames of a video that the network sees."""
     image_size: int = Field(default=224, ge=16)
