@@ -111,9 +111,9 @@ class VideoLanguageConfig(StrictConfig):
     """The parts of the network, as `component_of` names them."""
 
     @property
-    @abstractmethod
     def cell(self) -> int:
-        """Pixels of a side of a cell; divides `image_size`."""
+        """Pixels of a side of a cell; divides `image_size`. A whole frame, unless the network has a grid."""
+        return self.image_size
 
     @abstractmethod
     def losses(self, kind: Kind, codes: int) -> tuple[str, ...]:
