@@ -10,6 +10,8 @@ from typing import Any
 from models.data.files import read_lines
 from models.errors import UserError
 
+SEPARATORS = {",": "commas", "\t": "tabs"}
+
 
 def read_json(path: Path, member: str) -> tuple[str, Any]:
     """What to call a JSON file in errors, and its value; in a zip archive, of the one `member`, in any of its folders.
@@ -69,7 +71,7 @@ def _parse(data: bytes, where: str) -> Any:
         raise UserError(f"{where}: is nested too deeply to be an annotation file; download it again") from None
 
 
-def read_table(path: Path, *columns: str) -> list[tuple[str, dict[str, str]]]:
+def read_table(path: Path, *columns: str, delimiter: str = ",") -> list[tuple[str, dict[str, str]]]:
     """The rows of a CSV file with a header, one a line: `FILE:LINE` for errors, and the cells by column.
 
     Raises UserError for a missing or undecodable file, a header that lacks one of `columns` or repeats one, and a line
@@ -80,10 +82,10 @@ def read_table(path: Path, *columns: str) -> list[tuple[str, dict[str, str]]]:
     for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            cells = next(csv.reader([line], strict=True))
+            cells = next(csv.reader([line], strict=True, delimiter=delimiter))
         except csv.Error as error:
             raise UserError(
-                f"{where}: is no line of a CSV file ({error}); expected cells separated by commas"
+                f"{where}: is no line of a CSV file ({error}); expected cells separated by {SEPARATORS[delimiter]}"
             ) from None
         if not header:
             header = [cell.strip() for cell in cells]

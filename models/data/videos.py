@@ -1,7 +1,7 @@
 """Videos with captions, as the readers of video-text data sets give them to tasks."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -166,3 +166,13 @@ def held_out(videos: Iterable[str], fraction: float) -> set[str]:
     listed = list(dict.fromkeys(videos))
     order = np.random.default_rng(0).permutation(len(listed))  # the same for every run
     return {listed[number] for number in order[: round(fraction * len(listed))]}
+
+
+def check_apart(where: object, splits: Mapping[str, Iterable[str]]) -> None:
+    """Raises UserError, which begins with `where`, if a video is in two splits; named are the later and the earlier."""
+    found: dict[str, str] = {}
+    for split, videos in splits.items():
+        for video in dict.fromkeys(videos):
+            if video in found:
+                raise UserError(f"{where}: {video!r} is in {split} and in {found[video]}; nothing may be in both")
+            found[video] = split
