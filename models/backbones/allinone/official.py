@@ -1,0 +1,86 @@
+"""Weights from elsewhere: the layout of the official all-in-one checkpoints."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from models.backbones.allinone.network import AllInOne
+from models.backbones.checkpoints import fitted as fitted_state
+from models.errors import UserError
+
+HEADS = (
+    "pooler.",
+    "txt_proj.",
+    "vid_proj.",
+    "mlm_score.",
+    "itm_score.",
+    "rank_output.",
+    "mc_vqa_classifier.",
+    "vqa_classifier.",
+    "recognition_classifier.",
+    "mvm_score.",
+)
+"""Which of them a file has depends on what was trained; those that it lacks keep their initial weights."""
+SIZED_BY_DATA = ("vqa_classifier.", "recognition_classifier.", "mvm_score.")
+"""Heads with an output for every answer, class or visual token."""
+_IGNORED = ("aux_model.", "text_embeddings.position_ids")
+"""MELTR's network, which the official code keeps inside the model, and a buffer of some versions of transformers."""
+_PLACES, _FRAMES = "text_embeddings.position_embeddings.weight", "transformer.temporal_embed"
+
+
+def load_official(network: AllInOne, state: Mapping[str, Tensor], where: str, allow_missing: bool = False) -> None:
+    """Overwrites the network's weights with those of the official layout.
+
+    Raises:
+        UserError: as `fitted` does.
+    """
+    network.load_state_dict(fitted(network, state, where, allow_missing))
+
+
+def fitted(
+    network: AllInOne, state: Mapping[str, Tensor], where: str, allow_missing: bool = False
+) -> dict[str, Tensor]:
+    """The whole state of the network that tensors of the official layout give.
+
+    Places of words beyond the file's keep their initial weights; frames beyond the file's begin with a zero embedding.
+
+    Raises:
+        UserError: names other than heads' are missing or unknown (unless `allow_missing`), or a shape differs.
+    """
+    ours = dict(network.state_dict())
+    theirs = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(_IGNORED)}
+    if not hasattr(network, "text_embeddings"):
+        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("text_embeddings.")}
+    _fit_lengths(ours, theirs)
+    if "rank_output.weight" in ours and "rank_output.weight" not in theirs:  # it ranks by what a pair's match scores
+        for part in ("weight", "bias"):
+            if f"itm_score.fc.{part}" in theirs:
+                theirs[f"rank_output.{part}"] = theirs[f"itm_score.fc.{part}"][1:]
+    for name in [name for name in theirs if name in ours and name.startswith(SIZED_BY_DATA)]:
+        found, wanted = theirs[name].shape, ours[name].shape
+        if found[1:] == wanted[1:] and found != wanted:
+            if not allow_missing:
+                raise UserError(
+                    f"{where}: {name!r} is for {found[0]} answers, classes or visual tokens, the data has {wanted[0]}; "
+                    "set model.allow_missing_weights=true to begin with new weights there"
+                )
+            del theirs[name]
+    optional = [head for head in HEADS if not (_has(ours, head) and _has(theirs, head))]
+    return fitted_state(ours, theirs, where, optional, allow_missing)
+
+
+def _has(state: Mapping[str, Tensor], head: str) -> bool:
+    return any(name.startswith(head) for name in state)
+
+
+def _fit_lengths(ours: Mapping[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """Cuts or lengthens the tables of places in a text and of frames to the network's."""
+    for name, axis in ((_PLACES, 0), (_FRAMES, 1)):
+        if name not in ours or name not in theirs or theirs[name].dim() != ours[name].dim():
+            continue
+        wanted = ours[name].shape[axis]
+        table = theirs[name].narrow(axis, 0, min(wanted, theirs[name].shape[axis]))
+        rest = ours[name].narrow(axis, table.shape[axis], wanted - table.shape[axis])
+        theirs[name] = torch.cat([table.to(rest), rest if name == _PLACES else torch.zeros_like(rest)], axis)
