@@ -1,0 +1,56 @@
+"""A Violet as a recipe asks for it: whether it fits the task, from which weights it starts, what is trained of it."""
+
+from pathlib import Path
+
+from models.backbones.checkpoints import read_checkpoint
+from models.backbones.video_language import Setting
+from models.backbones.violet.config import VioletConfig
+from models.backbones.violet.network import Violet
+from models.backbones.violet.official import load_official
+from models.errors import UserError
+from models.freezing import freeze
+from models.lora import adapt
+
+PROJECTIONS = ("query", "value", "qkv")
+"""Of the attention: the BERT's, and the Swin's, which has one map for all three."""
+
+
+def build(config: VioletConfig, setting: Setting) -> Violet:
+    """A network to train.
+
+    Raises:
+        UserError: the sizes do not fit the setting, or the weights that the configuration names cannot be read or do
+            not fit.
+    """
+    _check(config, setting)
+    state = None if config.checkpoint is None else read_checkpoint(Path(config.checkpoint), "a Violet checkpoint")
+    network = Violet(config, setting)
+    if state is not None:
+        load_official(network, state, str(config.checkpoint), config.allow_missing_weights)
+    if config.lora is not None:
+        adapt(network, config.lora, PROJECTIONS, tuple(f"{head}." for head in network.heads.values()))
+    if config.frozen:
+        freeze(network, lambda name: Violet.component_of(name) in config.frozen)
+    return network
+
+
+def _check(config: VioletConfig, setting: Setting) -> None:
+    if setting.vocabulary > config.vocabulary:
+        raise UserError(
+            f"model.vocabulary={config.vocabulary}: the tokenizer has {setting.vocabulary} ids; take the checkpoint's "
+            "tokenizer, or set model.vocabulary to at least that"
+        )
+    if setting.words > config.text_positions:
+        raise UserError(
+            f"model.text_positions={config.text_positions}: texts have up to {setting.words} tokens; cut them shorter, "
+            "or set model.text_positions to at least that"
+        )
+    if setting.codes > config.codes:
+        raise UserError(
+            f"model.codes={config.codes}: the visual tokenizer has {setting.codes} tokens; set model.codes to at least "
+            "that"
+        )
+    if setting.kind in ("open_ended", "recognition") and not setting.classes:
+        raise UserError(
+            f"model.name=violet: {setting.kind} needs at least one answer or class to choose; there is none"
+        )

@@ -1,0 +1,272 @@
+"""Violet: frames and texts in, named losses, similarities and answers out (Fu et al. 2021; MELTR, CVPR 2023).
+
+Shape legend: n samples of this worker, N of all, T frames of h x w pixels, g x g cells, L = T * (1 + g*g) places of a
+video, O texts a sample, X tokens a text, H hidden; k texts and m videos of which all pairs are taken.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import (
+    BertEmbeddings,
+    BertEncoder,
+    BertLayer,
+    BertPredictionHeadTransform,
+)
+
+from models.backbones.univl.layers import mask_bias
+from models.backbones.univl.losses import align_loss, wide
+from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork
+from models.backbones.violet.config import PRIMARY, VioletConfig
+from models.backbones.violet.swin import SwinBlock, VideoSwin
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the pixels, by channel; those of ImageNet."""
+HEADS = {
+    "vtm": "fc_vtm",
+    "mc": "fc_mc",
+    "oe": "fc_oe",
+    "recognition": "fc_recognition",
+    "mtm": "fc_mtm",
+    "mvm": "fc_mvm",
+}
+"""The head of each loss; that of `vtm` is `fc` in pre-training and retrieval."""
+MATCHING = "fc"
+
+
+class VideoEncoder(nn.Module):
+    """Frames to tokens: for each frame a learned one, then its cells row by row."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: VioletConfig) -> None:
+        super().__init__()
+        self.swin = VideoSwin(config)
+        self.emb_cls, self.emb_pos, self.emb_len = (
+            nn.Parameter(0.02 * torch.randn(shape))
+            for shape in (
+                (1, 1, 1, config.hidden),
+                (1, 1, 1 + config.cell_positions, config.hidden),
+                (1, config.frame_positions, 1, config.hidden),
+            )
+        )
+        self.norm = nn.LayerNorm(config.hidden)
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(n, T, 3, h, w) from 0 to 1 -> (n, L, H)."""
+        pixels = ((frames - self.mean) / self.std).to(self.emb_cls.dtype)
+        cells = self.swin(pixels.transpose(1, 2)).flatten(2, 3)
+        tokens = torch.cat([self.emb_cls.expand(*cells.shape[:2], 1, -1), cells], 2)
+        tokens = tokens + self.emb_pos[:, :, : tokens.shape[2]] + self.emb_len[:, : tokens.shape[1]]
+        normed: Tensor = self.norm(tokens).flatten(1, 2)
+        return normed
+
+
+class _Texts(nn.Module):
+    def __init__(self, bert: BertConfig) -> None:
+        super().__init__()
+        self.emb_txt = BertEmbeddings(bert)
+
+
+class _Predictions(nn.Module):
+    """BERT's scores of words, with a table and a bias of its own."""
+
+    def __init__(self, bert: BertConfig) -> None:
+        super().__init__()
+        self.transform = BertPredictionHeadTransform(bert)
+        self.decoder = nn.Linear(bert.hidden_size, bert.vocab_size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(bert.vocab_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.decoder(self.transform(x)) + self.bias
+        return scores
+
+
+class _Words(nn.Module):
+    def __init__(self, bert: BertConfig) -> None:
+        super().__init__()
+        self.predictions = _Predictions(bert)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(k, H) -> (k, vocabulary)."""
+        scores: Tensor = self.predictions(x)
+        return scores
+
+
+def _scorer(width: int, outputs: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, outputs))
+
+
+class Violet(VideoLanguageNetwork):
+    """A Video Swin, and a BERT over its tokens and those of a text, under the official names."""
+
+    def __init__(self, config: VioletConfig, setting: Setting) -> None:
+        super().__init__()
+        self.config, self.kind = config, setting.kind
+        bert = BertConfig(  # type: ignore[call-arg]  # all configurations take attn_implementation
+            vocab_size=config.vocabulary,
+            hidden_size=config.hidden,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=config.intermediate,
+            max_position_embeddings=config.text_positions,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            attn_implementation="sdpa",
+        )
+        self.enc_img, self.enc_txt = VideoEncoder(config), _Texts(bert)
+        self.trsfr = BertEncoder(bert)
+        self.heads = {name: HEADS[name] for name in config.losses(setting.kind, setting.codes)}
+        if setting.kind == "retrieval":
+            self.heads["vtm"] = MATCHING
+        outputs = {"mvm": config.codes, "oe": len(setting.classes), "recognition": len(setting.classes)}
+        for loss, head in self.heads.items():
+            dropout = config.answer_dropout if loss in ("oe", "recognition") else config.dropout
+            one = _Words(bert) if loss == "mtm" else _scorer(config.hidden, outputs.get(loss, 1), dropout)
+            self.add_module(head, one)
+        self.apply(_initialise)
+
+    def forward(self, batch: VideoLanguageBatch, names: Sequence[str]) -> dict[str, Tensor]:
+        wanted = set(names)
+        parts = self.in_parts(partial(self._part, wanted, batch), len(batch.frames))
+        found = {name: torch.stack([losses[name] for _, losses in parts]).sum(0) for name in wanted - {"vtm"}}
+        if "vtm" in wanted:
+            found["vtm"] = self.matching(torch.cat([videos for videos, _ in parts]), self._own_texts(batch))
+        nothing = self.enc_img.emb_cls.new_zeros(0, self.config.hidden)
+        for loss in self.heads.keys() - wanted:  # every head takes part, of no rows if need be
+            found[names[0]] = found[names[0]] + self._head(loss, nothing).sum()
+        return {name: found[name] for name in names}
+
+    def _part(self, wanted: set[str], whole: VideoLanguageBatch, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        """Some samples -> their clean videos (n, L, H) for `vtm`, and their other losses, summed."""
+        batch, primary = whole.rows(rows), PRIMARY[self.kind]
+        found: dict[str, Tensor] = {}
+        masked = clean = batch.frames.new_zeros(0)
+        hides = self.config.released_masking
+        if hides or wanted & {"mtm", "mvm"}:
+            masked = self.enc_img(batch.masked_frames)
+        if wanted & {"vtm", primary}:
+            clean = masked if hides else self.enc_img(batch.frames)
+        if primary in wanted - {"vtm"}:
+            scores = wide(self._scores(clean, batch))
+            found[primary] = F.cross_entropy(scores, batch.answers, ignore_index=NO_LABEL, reduction="sum")
+        if wanted & {"mtm", "mvm"}:
+            crossed = self._crossed(masked, batch.masked_ids, batch.mask)
+            if "mtm" in wanted:
+                found["mtm"] = self._words(crossed, batch)
+            if "mvm" in wanted:
+                found["mvm"] = self._cells(crossed, batch)
+        return clean, found
+
+    def _head(self, loss: str, states: Tensor) -> Tensor:
+        scores: Tensor = self.get_submodule(self.heads[loss])(states)
+        return scores
+
+    def encode_videos(self, frames: Tensor, seeds: Tensor) -> tuple[Tensor, ...]:
+        return (self.enc_img(frames),)
+
+    def encode_texts(self, ids: Tensor) -> tuple[Tensor, ...]:
+        return self.enc_txt.emb_txt(ids), (ids != 0).long()
+
+    def similarity(self, texts: tuple[Tensor, ...], videos: tuple[Tensor, ...], most: int = 0) -> Tensor:
+        """-> (k, m).
+
+        `most`: of how many videos any worker has at this call. All of them then take as many turns, some perhaps empty:
+        where weights are cut up among workers (ZeRO-3), each turn is a collective call.
+        """
+        (words, mask), (video,) = texts, videos
+        columns = max(1, min(self.config.pair_chunk, len(words)))
+        rows = max(1, self.config.pair_chunk // columns)
+        most = max(1, most, len(video))
+        again = torch.is_grad_enabled() and (most > rows or len(words) > columns)
+        strips = []
+        for top in range(0, most, rows):
+            strip = []
+            for left in range(0, max(1, len(words)), columns):
+                tile = (words[left : left + columns], mask[left : left + columns], video[top : top + rows])
+                strip.append(checkpoint(self._pairs, *tile, use_reentrant=False) if again else self._pairs(*tile))
+            strips.append(torch.cat(strip))
+        return torch.cat(strips, 1)
+
+    def _pairs(self, words: Tensor, mask: Tensor, video: Tensor) -> Tensor:
+        """(k, X, H), (k, X), (m, L, H) -> (k, m)."""
+        k, m = len(words), len(video)
+        videos = video[None].expand(k, -1, -1, -1).flatten(0, 1)
+        texts = words[:, None].expand(-1, m, -1, -1).flatten(0, 1)
+        crossed = self._encode(videos, texts, mask.repeat_interleave(m, 0))
+        return self._head("vtm", crossed[:, video.shape[1]]).view(k, m)
+
+    def matching(self, videos: Tensor, ids: Tensor) -> Tensor:
+        """Videos (n, L, H) and their texts (n, X) -> the loss `vtm`: each video finds its text among all N."""
+        texts, start = self.collectives.gather(ids)
+        counts, _ = self.collectives.gather(torch.tensor([len(ids)], device=ids.device))
+        scores = self.similarity(self.encode_texts(texts), (videos,), int(counts.max()))
+        return align_loss(wide(scores).T / self.config.temperature, start)
+
+    def answer(self, batch: VideoLanguageBatch) -> Tensor:
+        if self.kind == "retrieval":
+            return super().answer(batch)
+        return self._scores(self.enc_img(batch.frames), batch)
+
+    def _scores(self, videos: Tensor, batch: VideoLanguageBatch) -> Tensor:
+        """(n, O) of the options, or (n, C) of the answers or classes, read off the text's [CLS]."""
+        scores = self._head(PRIMARY[self.kind], self._crossed(videos, batch.ids, batch.mask)[:, videos.shape[1]])
+        return scores.view(batch.ids.shape[:2]) if self.kind == "multiple_choice" else scores
+
+    def _crossed(self, videos: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """(n, L, H), (n, O, X) twice -> (n*O, L + X, H), the options of a sample one after the other."""
+        words: Tensor = self.enc_txt.emb_txt(ids.flatten(0, 1))
+        return self._encode(videos.repeat_interleave(ids.shape[1], 0), words, mask.flatten(0, 1))
+
+    def _encode(self, videos: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """(p, L, H), (p, X, H), (p, X) -> (p, L + X, H)."""
+        x = torch.cat([videos, words], 1)
+        seen = torch.cat([mask.new_ones(x.shape[0], videos.shape[1]), mask], 1)
+        encoded: Tensor = self.trsfr(x, attention_mask=mask_bias(seen, x.dtype)).last_hidden_state
+        return encoded
+
+    def _right(self, batch: VideoLanguageBatch) -> Tensor:
+        """(n,): which of a sample's texts is its own; the first where no option is right."""
+        right = batch.answers.clamp(min=0)
+        return right if self.kind == "multiple_choice" else torch.zeros_like(right)
+
+    def _own_texts(self, batch: VideoLanguageBatch) -> Tensor:
+        """(n, X)."""
+        return batch.ids[torch.arange(len(batch.ids), device=batch.ids.device), self._right(batch)]
+
+    def _words(self, crossed: Tensor, batch: VideoLanguageBatch) -> Tensor:
+        labels = batch.token_labels.flatten(0, 1)
+        at = labels != NO_LABEL
+        scores = self._head("mtm", crossed[:, crossed.shape[1] - labels.shape[1] :][at])
+        return F.cross_entropy(wide(scores), labels[at], reduction="sum")
+
+    def _cells(self, crossed: Tensor, batch: VideoLanguageBatch) -> Tensor:
+        labels = F.pad(batch.cell_labels.flatten(2), (1, 0), value=NO_LABEL).flatten(1)
+        at = labels != NO_LABEL
+        options = batch.ids.shape[1]
+        rows = torch.arange(len(labels), device=labels.device) * options + self._right(batch)
+        scores = self._head("mvm", crossed[rows][:, : labels.shape[1]][at])
+        return F.cross_entropy(wide(scores), labels[at], reduction="sum")
+
+    def blocks(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, SwinBlock | BertLayer)]
+
+    @staticmethod
+    def component_of(parameter: str) -> str:
+        part = parameter.split(".", maxsplit=1)[0]
+        return {"enc_img": "video", "enc_txt": "text", "trsfr": "cross"}.get(part, "heads")
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
