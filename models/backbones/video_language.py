@@ -87,6 +87,10 @@ class Setting:
     """Their tokens, without special ones: for networks that say an answer instead of choosing it."""
     codes: int = 0
     """How many visual tokens there are; 0: no tokenizer, and no loss that needs one."""
+    shift: int = 0
+    """How much more the batch's ids are than the tokenizer's own: 1 where its 0 is a word, as of CLIP."""
+    padding: int = 0
+    """The tokenizer's own id of padding."""
 
 
 class VideoLanguageConfig(StrictConfig):

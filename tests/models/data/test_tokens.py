@@ -1,4 +1,4 @@
-"""WordPiece through transformers: special ids, cutting, and the way back."""
+"""Tokenizers of transformers: special ids, cutting, and the way back."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 import torch
 from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from models.data.tokens import Tokenizer
 from models.errors import UserError
@@ -56,7 +57,30 @@ def test_tokenizers_that_are_not_berts(tmp_path: Path) -> None:
     refused("[PAD] is 1; expected 0, as of BERT")
     tokenizers.Tokenizer(WordLevel({"a": 0, "<unk>": 1})).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    refused("has no [PAD]; expected WordPiece as of BERT, with [PAD], [CLS], [SEP], [MASK]")
+    refused(
+        "has no [PAD]; expected WordPiece as of BERT, with [PAD], [CLS], [SEP], [MASK], or a tokenizer with an end token"
+    )
+
+
+def test_a_tokenizer_as_of_clip(tmp_path: Path) -> None:
+    """Its first token is a word, so that ids are one more than its own; its end token is also its padding."""
+    words = {"!": 0, "a": 1, "dog": 2, "<start>": 3, "<end>": 4, "runs": 5}
+    made = tokenizers.Tokenizer(WordLevel(words, "<end>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 3), ("<end>", 4)]
+    )
+    special = {"bos_token": "<start>", "eos_token": "<end>", "pad_token": "<end>"}
+    save = PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    save.save_pretrained(tmp_path)
+    tokenizer = Tokenizer(str(tmp_path))
+    assert (tokenizer.shift, tokenizer.padding, tokenizer.vocabulary) == (1, 4, 7)
+    assert (tokenizer.cls, tokenizer.sep, tokenizer.mask) == (4, 5, 5)
+    table = tokenizer.table(["a dog !", "a dog runs !", ""], 5)
+    assert table.ids.tolist() == [[4, 2, 3, 1, 5], [4, 2, 3, 6, 5], [4, 5, 0, 0, 0]]
+    assert table.lengths.tolist() == [5, 5, 2]
+    assert (table.ids[0] - 1).tolist() == save("a dog !")["input_ids"]
+    assert tokenizer.text(table.ids[1, 1:].tolist()) == "a dog runs"
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
