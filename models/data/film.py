@@ -43,13 +43,13 @@ class Film:
     seconds: float | None
 
     @classmethod
-    def open(cls, path: Path) -> "Film":
-        """Reads the head of a file.
+    def open(cls, path: Path, threads: int | None = None) -> "Film":
+        """Reads the head of a file; `threads` as in `stills`.
 
         Raises:
             UserError: there is no such file, or it is empty, holds no video, or cannot be decoded.
         """
-        with _opened(path) as container:
+        with _opened(path, threads) as container:
             stream = container.streams.video[0]
             first = next(_decoded(container), None)
             if first is None:
@@ -92,16 +92,16 @@ def frames(path: Path, side: int) -> Iterator[Frame]:
             yield Frame(image, start, end)
 
 
-def stills(path: Path, times: Sequence[float], side: int | None = None) -> Iterator[Image]:
+def stills(path: Path, times: Sequence[float], side: int | None = None, threads: int | None = None) -> Iterator[Image]:
     """The frame that is shown at each of `times` (seconds, ascending), in RGB, upright and with square pixels.
 
     A time after the last frame gives the last frame. `side` is the length that the shorter side is reduced to where it
-    is longer.
+    is longer; `threads` is how many decode, by default OMP_NUM_THREADS, or one a core without it.
 
     Raises:
         UserError: as `Film.open`; a time that is before another, or no frame can be decoded from there on.
     """
-    with _opened(path) as container:
+    with _opened(path, threads) as container:
         stream = container.streams.video[0]
         reader, reformatter = _Reader(container, stream), VideoReformatter()
         for time in times:
@@ -174,7 +174,7 @@ SEEK_BEYOND = 4.0
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, threads: int | None = None) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a video")
     if path.stat().st_size == 0:
@@ -189,7 +189,9 @@ def _opened(path: Path) -> Iterator[Any]:
             raise UserError(f"{path}: holds no video stream, only {kinds}")
         codec = container.streams.video[0].codec_context
         codec.thread_type = "AUTO"
-        codec.thread_count = int(os.environ.get("OMP_NUM_THREADS", "0"))  # as in PyTorch; Ray sets it for its tasks
+        if threads is None:
+            threads = int(os.environ.get("OMP_NUM_THREADS", "0"))  # as in PyTorch; Ray sets it for its tasks
+        codec.thread_count = threads
         yield container
 
 
