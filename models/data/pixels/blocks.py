@@ -1,0 +1,54 @@
+"""Which cells of a video's frames are hidden: boxes in time and space, or tubes; a function of draw and sample alone.
+
+Shape legend: n samples, T frames, each a grid of g x g cells.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+HIDING = 5
+"""The kind of chance that is drawn here; see `models.data.masking` and `models.data.pixels.reader` for the others."""
+
+
+def hidden_cells(numbers: Sequence[int], draw: int, frames: int, grid: int) -> NDArray[np.bool_]:
+    """Blockwise masking (Fu et al. 2021, Violet) -> (n, T, g, g): the union of T boxes a sample.
+
+    A box lasts 1 to T - 1 frames (1 of a single frame), is 1 to 2g // 3 - 1 cells high and wide, and lies anywhere
+    within. A grid of fewer than 3 cells a side has no such boxes: there they are single cells.
+
+    Args:
+        numbers: of the samples.
+    """
+    hidden = np.zeros((len(numbers), frames, grid, grid), np.bool_)
+    longest = np.array([max(1, frames - 1), *[max(1, grid * 2 // 3 - 1)] * 2])
+    bounds = np.array([frames, grid, grid])
+    for sample, source in zip(hidden, _sources(numbers, draw), strict=True):
+        for _ in range(frames):
+            size = source.integers(1, longest + 1)
+            start = source.integers(0, bounds - size + 1)
+            (t, y, x), (t_end, y_end, x_end) = start, start + size
+            sample[t:t_end, y:y_end, x:x_end] = True
+    return hidden
+
+
+def hidden_tubes(numbers: Sequence[int], draw: int, frames: int, grid: int, ratio: float) -> NDArray[np.bool_]:
+    """Tube masking (Tong et al. 2022, VideoMAE) -> (n, T, g, g): the same cells in all frames of a sample.
+
+    Args:
+        ratio: of the cells that are hidden, between 0 and 1; rounded to whole cells, at least one.
+    """
+    if not 0 < ratio < 1:
+        raise ValueError(f"ratio={ratio}; expected 0 < ratio < 1")
+    hidden = np.zeros((len(numbers), grid * grid), np.bool_)
+    count = max(1, round(ratio * grid * grid))
+    for sample, source in zip(hidden, _sources(numbers, draw), strict=True):
+        sample[source.permutation(grid * grid)[:count]] = True
+    return np.repeat(hidden.reshape(-1, 1, grid, grid), frames, axis=1)
+
+
+def _sources(numbers: Sequence[int], draw: int) -> Iterator[np.random.Generator]:
+    """Each a function of `draw` and the sample's own number, so no batch mate or worker changes it."""
+    for number in numbers:
+        yield np.random.default_rng(np.random.SeedSequence(draw, spawn_key=(number, HIDING)))
