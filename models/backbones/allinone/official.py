@@ -78,9 +78,9 @@ def _has(state: Mapping[str, Tensor], head: str) -> bool:
 def _fit_lengths(ours: Mapping[str, Tensor], theirs: dict[str, Tensor]) -> None:
     """Cuts or lengthens the tables of places in a text and of frames to the network's."""
     for name, axis in ((_PLACES, 0), (_FRAMES, 1)):
-        if name not in ours or name not in theirs or theirs[name].dim() != ours[name].dim():
+        table, own = theirs.get(name), ours.get(name)
+        if table is None or own is None or table.dim() != own.dim() or table.shape[-1] != own.shape[-1]:
             continue
-        wanted = ours[name].shape[axis]
-        table = theirs[name].narrow(axis, 0, min(wanted, theirs[name].shape[axis]))
-        rest = ours[name].narrow(axis, table.shape[axis], wanted - table.shape[axis])
-        theirs[name] = torch.cat([table.to(rest), rest if name == _PLACES else torch.zeros_like(rest)], axis)
+        kept = table.narrow(axis, 0, min(own.shape[axis], table.shape[axis]))
+        rest = own.narrow(axis, kept.shape[axis], own.shape[axis] - kept.shape[axis])
+        theirs[name] = torch.cat([kept.to(rest), rest if name == _PLACES else torch.zeros_like(rest)], axis)
