@@ -22,8 +22,8 @@ HEADS = (
     "mvm_score.",
 )
 """Which of them a file has depends on what was trained; those that it lacks keep their initial weights."""
-SIZED_BY_DATA = ("vqa_classifier.", "recognition_classifier.", "mvm_score.")
-"""Heads with an output for every answer, class or visual token."""
+SIZED_BY_DATA = ("vqa_classifier.4.", "recognition_classifier.4.", "mvm_score.decoder.", "mvm_score.bias")
+"""What has an output for every answer, class or visual token."""
 _IGNORED = ("aux_model.", "text_embeddings.position_ids")
 """MELTR's network, which the official code keeps inside the model, and a buffer of some versions of transformers."""
 _PLACES, _FRAMES = "text_embeddings.position_embeddings.weight", "transformer.temporal_embed"
