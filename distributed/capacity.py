@@ -72,6 +72,12 @@ class Capacity:
                     f"scaling asks for {workers * each:g} {name}s ({workers} workers), but this cluster has "
                     f"{self.total(name):g}; lower {key} or scaling.{name.lower()}s_per_worker"
                 )
+        readers = recipe.scaling.readers_per_worker
+        if workers * (resources["CPU"] + readers) > self.total("CPU") + 1e-6:
+            raise UserError(
+                f"scaling.readers_per_worker={readers} takes {workers * readers} CPUs beside the {workers} workers', but "
+                f"this cluster has {self.total('CPU'):g}; lower it (0: the worker reads in a thread of its own)"
+            )
         if fitting < workers:
             raise UserError(
                 f"{key}={workers} with {taken} each: the {len(self.nodes)} nodes of this cluster hold {fitting} such "

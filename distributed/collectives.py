@@ -1,10 +1,15 @@
 """Sums over all workers of a torch.distributed group, with and without gradient."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from models.errors import UserError
+
+T = TypeVar("T")
 
 
 def everyone(value: Any) -> list[Any]:
@@ -12,6 +17,22 @@ def everyone(value: Any) -> list[Any]:
     said: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(said, value)
     return said
+
+
+def together(compute: Callable[[], T]) -> T:
+    """What `compute` gives on this worker; a mistake that any worker finds ends it on all. Collective.
+
+    Raises:
+        UserError: that of the first worker that found one.
+    """
+    problem, found = "", None
+    try:
+        found = compute()
+    except UserError as error:
+        problem = f"worker {dist.get_rank()}: {error}"
+    if said := [text for text in everyone(problem) if text]:
+        raise UserError(said[0])
+    return cast(T, found)
 
 
 def _total(tensor: Tensor) -> Tensor:

@@ -2,25 +2,29 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from distributed.engine import EngineConfig
 from distributed.recipe_file import PathField
 from distributed.storage import Mirror, StorageField, below, mirror_of
 from distributed.tracking import TrackingConfig
+from models.backbones.catalog import backbone
 from models.backbones.resnet import ResNet, ResNetConfig
 from models.backbones.univl.beam_search import BeamSearchConfig
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.network import UniVL
+from models.backbones.video_language import Kind, VideoLanguageConfig
 from models.combiners import CombinerConfig, SingleConfig
 from models.config import StrictConfig
 from models.data.alignment_set import AlignmentDataConfig
 from models.data.classification_set import ClassificationDataConfig
 from models.data.mosi import MOSIDataConfig
 from models.data.msrvtt import MSRVTTDataConfig
+from models.data.pixel_sets import PixelDataConfig, kind_of
 from models.data.youcook2 import YouCook2DataConfig
 from models.meltr.config import MELTRConfig
 from models.neumatch.actions import YMS_ACTIONS
@@ -29,6 +33,7 @@ from models.neumatch.network import NeuMATCH, NeuMATCHConfig
 from models.optim.lars import OptimiserConfig
 from models.optim.schedule import ScheduleConfig
 from models.tasks.alignment import LearningConfig
+from models.tasks.video_language import PixelInputConfig
 from models.tasks.video_text import InputConfig
 
 
@@ -67,6 +72,9 @@ class ScalingConfig(StrictConfig):
     gpus_per_worker: float | None = Field(default=None, ge=0)
     """Default: one where the cluster has a GPU for every worker, else none."""
     cpus_per_worker: float = Field(default=1, gt=0)
+    readers_per_worker: int = Field(default=0, ge=0)
+    """Processes, each on a CPU beside the worker's own and through Ray Data, that decode frames for the steps to come;
+    0: a thread of the worker does. For tasks from pixels."""
     threads_per_worker: int | None = Field(default=None, ge=1)
     """CPU threads of PyTorch; default: cpus_per_worker."""
     max_failures: int = Field(default=3, ge=0)
@@ -88,7 +96,9 @@ class Recipe(StrictConfig):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's folder below `storage`. The same name continues the same run."""
-    task: Literal["alignment", "classification", "retrieval", "captioning", "sentiment"]
+    task: Literal[
+        "alignment", "classification", "retrieval", "captioning", "sentiment", "question_answering", "recognition"
+    ]
     seed: int = Field(default=101, ge=0)
     storage: StorageField = Path("runs")
     """A folder that all nodes share, or the URI of any place that pyarrow or fsspec reaches: s3://bucket/runs, gs://...,
@@ -111,8 +121,16 @@ class Recipe(StrictConfig):
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> "type[Recipe]":
-        """The class of the task that a recipe's values name; this one, which refuses it, where there is none."""
-        task = values.get("task")
+        """The class of the task and the model that a recipe's values name; this one, which refuses it, where there is
+        none.
+
+        Raises:
+            UserError: the model is of a backbone that does not exist.
+        """
+        task, model = values.get("task"), values.get("model")
+        name = model.get("name") if isinstance(model, Mapping) else None
+        if task in PIXEL_TASKS and isinstance(name, str) and name != UniVLConfig().name:
+            return video_language_recipe(name)
         return RECIPES.get(task, cls) if isinstance(task, str) else cls
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ()
@@ -298,12 +316,66 @@ class VideoTextRecipe(Recipe):
         return self
 
 
+class VideoLanguageRecipe(Recipe):
+    """Retrieval, question answering or recognition from pixels; `video_language_recipe` gives the class of a model."""
+
+    task: Literal["retrieval", "question_answering", "recognition"]
+    data: PixelDataConfig
+    model: VideoLanguageConfig
+    inputs: PixelInputConfig = PixelInputConfig()
+    decoding: None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:  # its class is made anew in every process
+        return recipe_from_json, (self.model_dump_json(),)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        kind = kind_of(self.data)
+        asks = TASK_OF_KIND[kind]
+        if asks != self.task:
+            raise ValueError(
+                f"data.name={self.data.name!r} asks for task={asks!r}, not {self.task!r}; change one of them"
+            )
+        if self.model.image_size % self.model.cell:
+            raise ValueError(
+                f"model.image_size={self.model.image_size} must be a multiple of {self.model.cell}, the side of a cell"
+            )
+        self.model.losses(kind, 1)  # whether the model can do this at all
+        if self.init_from is not None:
+            raise ValueError("init_from reads exports of alignment runs; model.checkpoint names weights for this task")
+        return self
+
+
+@cache
+def video_language_recipe(backbone_name: str) -> type[Recipe]:
+    """The class of recipes with that backbone.
+
+    Raises:
+        UserError: there is no such backbone.
+    """
+    chosen = backbone(backbone_name)
+    made: type[Recipe] = create_model(
+        VideoLanguageRecipe.__name__, __base__=VideoLanguageRecipe, model=(chosen, Field(default=...))
+    )
+    made.COMPONENTS = chosen.COMPONENTS
+    return made
+
+
+PIXEL_TASKS = ("retrieval", "question_answering", "recognition")
+TASK_OF_KIND: dict[Kind, str] = {
+    "retrieval": "retrieval",
+    "multiple_choice": "question_answering",
+    "open_ended": "question_answering",
+    "recognition": "recognition",
+}
 RECIPES: dict[str, type[Recipe]] = {
     "alignment": AlignmentRecipe,
     "classification": ClassificationRecipe,
     "retrieval": VideoTextRecipe,
     "captioning": VideoTextRecipe,
     "sentiment": VideoTextRecipe,
+    "question_answering": VideoLanguageRecipe,
+    "recognition": VideoLanguageRecipe,
 }
 
 

@@ -148,12 +148,13 @@ class Engine:
         return {**self.shards.whole(self.averaged if self.lars.average else Slice.weight), **self.buffers()}
 
     def buffers(self) -> dict[str, Tensor]:
-        """The module's buffers (equal on all workers)."""
-        return {name: buffer.detach() for name, buffer in self.module.named_buffers()}
+        """The module's buffers (equal on all workers), without those that it makes by itself."""
+        kept = self.module.state_dict().keys()
+        return {name: buffer.detach() for name, buffer in self.module.named_buffers() if name in kept}
 
     def load_buffers(self, state: Mapping[str, Tensor]) -> None:
         """Overwrites the module's buffers."""
-        for name, buffer in self.module.named_buffers():
+        for name, buffer in self.buffers().items():
             buffer.copy_(state[name])
 
     def moments(self, s: Slice) -> tuple[Tensor, Tensor]:

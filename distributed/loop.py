@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distributed import checkpoint, fetch, job_environment
 from distributed.batches import Batches, Losses
-from distributed.collectives import WorldCollectives, everyone
+from distributed.collectives import WorldCollectives, everyone, together
 from distributed.combining import Combiner, Step
 from distributed.config import Recipe, recipe_from_json
 from distributed.engine import Engine
@@ -99,7 +99,7 @@ class Trainer:
         if isinstance(recipe.combiner, MELTRConfig) and recipe.combiner.meta_data == "held_out":
             self.sampler.hold_out(recipe.combiner.held_out_fraction)
         self.state, self.figures = RunState(), dict[str, float]()
-        self.batches = self.sampler.in_epoch
+        self.batches = self.sampler.plan.in_epoch
         parts = [task.component(name) for name in self.engine.shards.shapes]
         self.components = list(dict.fromkeys(parts))
         self.component = torch.tensor([self.components.index(part) for part in parts])
@@ -109,6 +109,7 @@ class Trainer:
             checkpoint.load(found, self.engine)
             self.state = RunState.from_json(found.manifest["progress"])
             self.combiner.restore(found)
+        self.sampler.read_ahead(self.state.step, self.total_steps, recipe.scaling.readers_per_worker)
 
     @property
     def total_steps(self) -> int:
@@ -174,11 +175,6 @@ class Trainer:
             "The last checkpoint is good"
         )
 
-    def _sum(self, values: list[float]) -> list[float]:
-        numbers = torch.tensor(values, dtype=torch.float64, device=self.device)
-        self.collectives.sum_in_place(numbers)
-        return numbers.tolist()
-
     def epoch_figures(self, seen: Any) -> dict[str, float | list[float]]:
         """Ends an epoch: its mean loss, ||w||/||gradient|| by component (Table 3), and the task's own figures."""
         state, count = self.state, len(self.components)
@@ -200,8 +196,9 @@ class Trainer:
         """Scores the model as it is now; every worker scores its share. Collective."""
         network = self.task.network().to(self.device)
         network.load_state_dict(self.engine.weights())
-        sums = self._sum(self.task.score_sums(network, split, self.rank, self.workers).tolist())
-        scores = self.task.scores(torch.tensor(sums, dtype=torch.float64), split)
+        sums = together(lambda: self.task.score_sums(network, split, self.rank, self.workers)).to(self.device)
+        self.collectives.sum_in_place(sums)
+        scores = self.task.scores(sums.cpu(), split)
         return {f"{split}/{name}": value for name, value in scores.items()}
 
     def save(self) -> Path | None:
@@ -254,6 +251,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         try:
             return _train(trainer, signals, liveness)
         finally:
+            trainer.sampler.close()
             signals.close()
     except RuntimeError as error:
         if not in_collective(error):
@@ -346,16 +344,12 @@ def _train(trainer: Trainer, signals: Signals, liveness: Liveness) -> dict[str, 
 
 def _load(recipe: Recipe) -> Task:
     """The task on this worker; if any worker cannot read its data, all of them stop with its message. Collective."""
-    problem, task = "", None
-    try:
+
+    def load() -> Task:
         fetch.begin(recipe.mirror, first=dist.get_rank() == 0)
-        task = load_task(recipe)
-    except UserError as error:
-        problem = f"worker {dist.get_rank()}: {error}"
-    problems = everyone(problem)
-    if task is None or any(problems):
-        raise UserError(next(text for text in problems if text))
-    return task
+        return load_task(recipe)
+
+    return together(load)
 
 
 def _best(recipe: Recipe, state: RunState) -> dict[str, Any]:

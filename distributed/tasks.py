@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe, VideoTextRecipe
+from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe, VideoLanguageRecipe, VideoTextRecipe
 from distributed.export import read_export
 from distributed.storage import PREPROCESSING
 from models.backbones.univl.build import check_start
@@ -14,6 +14,7 @@ from models.data.classification_set import load_images
 from models.data.examples import Example
 from models.data.mosi import MOSIDataConfig, load_mosi
 from models.data.msrvtt import MSRVTTDataConfig, load_msrvtt
+from models.data.pixel_sets import load_asked
 from models.data.youcook2 import load_youcook2
 from models.errors import UserError
 from models.neumatch.network import NeuMATCHConfig
@@ -21,6 +22,7 @@ from models.neumatch.samples import Preprocessors
 from models.tasks.alignment import AlignmentTask
 from models.tasks.classification import ClassificationTask
 from models.tasks.task import Task
+from models.tasks.video_language import VideoLanguageTask
 from models.tasks.video_text import VideoTextTask
 
 
@@ -37,6 +39,8 @@ def prepare_task(recipe: Recipe, begun: bool) -> None:
     else:
         if isinstance(recipe, VideoTextRecipe):
             check_start(recipe.model)
+        elif not begun:
+            (recipe.folder / PREPROCESSING).unlink(missing_ok=True)  # of a run that came to nothing
         task = load_task(recipe)
     losses_needed(recipe.combiner, task.names, task.primary)
 
@@ -49,6 +53,10 @@ def load_task(recipe: Recipe) -> Task:
         else:
             splits = load_mosi(recipe.data) if isinstance(recipe.data, MOSIDataConfig) else load_youcook2(recipe.data)
         return VideoTextTask(recipe.task, recipe.model, recipe.inputs, recipe.decoding, splits, recipe.primary)
+    if isinstance(recipe, VideoLanguageRecipe):
+        asked, source = load_asked(recipe.data)
+        fitted = recipe.folder / PREPROCESSING
+        return VideoLanguageTask(recipe.model, recipe.inputs, asked, source, fitted, recipe.seed)
     if isinstance(recipe, ClassificationRecipe):
         return ClassificationTask(recipe.model, recipe.data, load_images(recipe.data))
     if not isinstance(recipe, AlignmentRecipe):

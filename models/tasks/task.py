@@ -1,9 +1,11 @@
 """What every task offers to a training loop: data in, named losses and figures out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -76,4 +78,16 @@ class Task(Protocol):
 
     def selected(self, scores: Mapping[str, float]) -> float:
         """The figure by which the best checkpoint is chosen; higher is better."""
+        ...
+
+
+@runtime_checkable
+class ReadingTask(Protocol):
+    """A task that reads its samples from a disk, which may be done ahead and in other processes."""
+
+    read: Callable[[Sequence[int], int], dict[str, NDArray[np.generic]]]
+    """Numbers of training samples and a draw -> arrays. Can be pickled."""
+
+    def loaded(self, arrays: dict[str, NDArray[np.generic]], device: torch.device) -> Any:
+        """What `read` gave for them -> the batch that `Task.batch` would give."""
         ...

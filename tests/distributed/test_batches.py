@@ -25,9 +25,9 @@ def batches(task: Task, rank: int = 0, workers: int = 1, size: int = 24) -> Batc
 
 def test_an_epoch_sees_every_sample_once(task: Task) -> None:
     made = batches(task)
-    rows = [row for step in range(made.in_epoch) for row in made.rows(step)]
+    rows = [row for step in range(made.plan.in_epoch) for row in made.plan.rows(step)]
     assert sorted(rows) == list(range(len(task)))
-    assert made.rows(made.in_epoch) != made.rows(0)  # another order in the next epoch
+    assert made.plan.rows(made.plan.in_epoch) != made.plan.rows(0)  # another order in the next epoch
 
 
 def test_shares_of_micro_batches_add_up(task: Task) -> None:
@@ -45,7 +45,7 @@ def test_shares_of_micro_batches_add_up(task: Task) -> None:
 def test_held_out_samples_are_never_trained_on(task: Task) -> None:
     made = batches(task)
     made.hold_out(0.2)
-    trained = {row for step in range(made.in_epoch) for row in made.rows(step)}
+    trained = {row for step in range(made.plan.in_epoch) for row in made.plan.rows(step)}
     assert len(made.held_out) == round(0.2 * len(task))
     assert trained.isdisjoint(made.held_out)
     assert len(trained) + len(made.held_out) == len(task)

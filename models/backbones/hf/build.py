@@ -1,0 +1,73 @@
+"""From a configuration and a setting to a network: what they must have in common, the weights, what is trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.backbones.checkpoints import fitted, read_checkpoint
+from models.backbones.hf.config import XCLIP, DualEncoderConfig, GenerativeConfig
+from models.backbones.hf.dual import DualEncoder
+from models.backbones.hf.source import SourceConfig
+from models.backbones.hf.towers import towers_of
+from models.backbones.hf.videomae import MaskedAutoencoder
+from models.backbones.video_language import Setting, VideoLanguageNetwork
+from models.errors import UserError
+from models.freezing import freeze
+from models.lora import adapt
+
+
+def dual(config: DualEncoderConfig, setting: Setting) -> VideoLanguageNetwork:
+    """A network of two towers. Raises UserError as `VideoLanguageConfig.build`."""
+    from transformers import AutoModel
+
+    made = config.of_transformers(setting)
+    text, vision = made.text_config, made.vision_config
+    config.check_tokenizer(setting, text.vocab_size)
+    places = text.max_position_embeddings
+    if setting.words > places:
+        raise UserError(f"{config.where}: takes texts of at most {places} tokens, not of {setting.words}")
+    if hasattr(vision, "image_size"):
+        config.check_image(vision.image_size)
+    elif config.image_size % vision.patch_size:
+        raise UserError(
+            f"{config.where}: model.image_size={config.image_size} must be a multiple of {vision.patch_size}"
+        )
+    if made.model_type == XCLIP:
+        config.check_frames(vision.num_frames)
+    towers = towers_of(config.model(AutoModel, made), setting.padding, config.where)
+    network = DualEncoder(towers, setting, config.statistics(config.published))
+    return _started(network, config, ("q_proj", "v_proj", "query", "value"), ("head.", "towers.scale."))
+
+
+def masked_autoencoder(config: DualEncoderConfig, setting: Setting) -> VideoLanguageNetwork:
+    """A VideoMAE with its decoder. Raises UserError as `VideoLanguageConfig.build`."""
+    from transformers import VideoMAEForPreTraining
+
+    made = config.of_transformers(setting)
+    config.check_image(made.image_size)
+    config.check_frames(made.num_frames)
+    model = config.model(VideoMAEForPreTraining, made)
+    network = MaskedAutoencoder(model, setting, config.statistics(config.published), config.hidden_share)
+    return _started(network, config, ("query", "value"), ("head.", "norm.", "codes.", "decoder.mask_token"))
+
+
+def generative(config: GenerativeConfig, setting: Setting) -> VideoLanguageNetwork:
+    """A language model that sees. Raises UserError as `VideoLanguageConfig.build`."""
+    raise NotImplementedError
+
+
+def _started(
+    network: VideoLanguageNetwork, config: SourceConfig, maps: Sequence[str], trained: Sequence[str]
+) -> VideoLanguageNetwork:
+    """The network with the weights of a checkpoint, and the parts that are not trained frozen.
+
+    `maps` and `trained` as in `models.lora.adapt`; heads may be missing in the checkpoint.
+    """
+    if config.checkpoint is not None:
+        theirs = read_checkpoint(Path(config.checkpoint), "the weights of an export")
+        found = fitted(network.state_dict(), theirs, config.checkpoint, ("head.",), config.allow_missing_weights)
+        network.load_state_dict(found)
+    if config.lora is not None:
+        adapt(network, config.lora, maps, trained)
+    if config.frozen:
+        freeze(network, lambda name: network.component_of(name) in config.frozen)
+    return network

@@ -1,0 +1,30 @@
+"""What passes through models of `transformers` that are not made for batches of no samples."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T", Tensor, tuple[Tensor, ...])
+
+
+def at_least_one(compute: Callable[..., T], *rows: Tensor) -> T:
+    """`compute(*rows)`; for no rows what it makes of one row of zeros, without that row: the same modules are called,
+    and all weights have a gradient of zeros."""
+    if len(rows[0]):
+        return compute(*rows)
+    found = compute(*(torch.cat([tensor, tensor.new_zeros((1, *tensor.shape[1:]))]) for tensor in rows))
+    return found[:0] if isinstance(found, Tensor) else tuple(tensor[:0] for tensor in found)
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The type of a network's weights, frozen ones (buffers) included."""
+    tensors = (*module.parameters(), *module.buffers())
+    return next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
+
+
+def standardised(frames: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:
+    """(..., 3, h, w) from 0 to 1 -> in units of the deviation, around the mean."""
+    centre, deviation = (frames.new_tensor(values)[:, None, None] for values in (mean, std))
+    return ((frames - centre) / deviation).to(dtype)

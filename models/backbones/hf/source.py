@@ -1,0 +1,227 @@
+"""A model of `transformers` as a recipe names it: a folder, a hub name, or its sizes, for random weights."""
+
+import copy
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from models.backbones.video_language import Setting, VideoLanguageConfig
+from models.data.hub import LOAD, loading, locate
+from models.data.sentences import load_tokenizer
+from models.errors import UserError
+
+Triple = tuple[float, float, float]
+IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP: tuple[Triple, Triple] = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF: tuple[Triple, Triple] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+_LABELS = ("id2label", "label2id")
+
+
+class SourceConfig(VideoLanguageConfig):
+    """What the configurations of all models of `transformers` have in common."""
+
+    source: str | None = None
+    """A folder or a hub name: config.json and safetensors weights; no code that comes with them is run."""
+    architecture: dict[str, Any] = {}
+    """Instead of `source`: the `model_type` and the keys of a config.json that differ from that type's defaults, for
+    random weights. The vocabulary, the image size and the frames follow the setting where it does not name them."""
+    mean: Triple | None = Field(default=None, strict=False)
+    """Of the pixels' colours, from 0 to 1; by default what the source's processor says, or the family's."""
+    std: Triple | None = Field(default=None, strict=False)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if (self.source is None) == (not self.architecture):
+            raise ValueError("name either source (a folder or a hub name) or architecture (with its model_type)")
+        if self.architecture and not isinstance(self.architecture.get("model_type"), str):
+            raise ValueError("architecture has no model_type; name the family, such as clip")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together; give both or none")
+        if unknown := set(self.frozen) - set(self.COMPONENTS):
+            raise ValueError(f"frozen={sorted(unknown)[0]!r} is no part; there are {', '.join(self.COMPONENTS)}")
+        if set(self.frozen) == set(self.COMPONENTS):
+            raise ValueError("frozen names every part; leave one to train")
+        if self.frozen and self.lora is not None:
+            raise ValueError("lora freezes every part by itself; leave frozen empty")
+        return self
+
+    @property
+    def where(self) -> str:
+        """The model's name in errors."""
+        return f"model.source={self.source!r}" if self.source else "model.architecture"
+
+    @property
+    def family(self) -> str:
+        """The model's type, as `transformers` names it."""
+        found: str = _read(self.source).model_type if self.source else self.architecture["model_type"]
+        return found
+
+    def of_transformers(self, setting: Setting | None = None) -> Any:
+        """The configuration of `transformers`, to be changed at will."""
+        if self.source is not None:
+            return copy.deepcopy(_read(self.source))
+        return _made(self._filled(setting))
+
+    def _filled(self, setting: Setting | None) -> dict[str, Any]:
+        """`architecture` with what follows from the other keys and the setting."""
+        filled = copy.deepcopy(self.architecture)
+        if setting is not None:
+            text = filled.setdefault("text_config", {})
+            text.setdefault("vocab_size", setting.vocabulary - setting.shift)
+        filled.setdefault("vision_config", {}).setdefault("image_size", self.image_size)
+        return filled
+
+    def model(self, kind: Any, made: Any) -> Any:
+        """A model of `kind`, an auto class or a class of `transformers`, float32, as `made` has it.
+
+        Raises:
+            UserError: the weights cannot be read, some are missing (unless `allow_missing_weights`), or do not fit.
+        """
+        if self.source is None:
+            build = getattr(kind, "from_config", None) or kind._from_config
+            with loading("model.architecture: cannot be built", "; expected sizes that go together"):
+                return build(made).float()
+        folder = locate(self.source, "model", "architecture")
+        with loading(f"{self.where} ({folder}): cannot be loaded", "; expected config.json and safetensors weights"):
+            found, report = kind.from_pretrained(
+                folder,
+                config=made,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **LOAD,
+            )
+        # transformers fills with random numbers whatever the file lacks or has in another shape.
+        missing = [] if self.allow_missing_weights else sorted(report["missing_keys"])
+        for problem, names in (("another shape of", report["mismatched_keys"]), ("no", missing)):
+            if names:
+                first = next(iter(sorted(str(name if isinstance(name, str) else name[0]) for name in names)))
+                raise UserError(
+                    f"{self.where}: has {problem} {first!r} ({len(names)} such names); expected a whole "
+                    f"{made.model_type}, or set model.allow_missing_weights=true for what is missing"
+                )
+        return found
+
+    def check_tokenizer(self, setting: Setting, vocabulary: int) -> None:
+        """Raises UserError where the words of the setting are not those that the model knows `vocabulary` of."""
+        own = setting.vocabulary - setting.shift
+        advice = "set the task's tokenizer to the model's own"
+        if own > vocabulary:
+            raise UserError(f"{self.where}: knows {vocabulary} tokens and the tokenizer has {own}; {advice}")
+        folder = None if self.source is None else locate(self.source, "model", "architecture")
+        if folder is not None and any((folder / name).is_file() for name in _TOKENIZERS):
+            theirs = len(load_tokenizer(str(folder)))
+            if theirs != own:
+                raise UserError(f"{self.where}: its tokenizer has {theirs} tokens, the task's {own}; {advice}")
+
+    def statistics(self, published: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
+        """Mean and deviation of the colours that the model wants standardised away."""
+        if self.mean is not None and self.std is not None:
+            return self.mean, self.std
+        if self.source is None:
+            return published
+        folder = locate(self.source, "model", "architecture")
+        for path in (folder / name for name in _PROCESSORS):
+            if found := _statistics(path):
+                return found
+        return published
+
+    def check_image(self, size: int) -> None:
+        """Raises UserError where the model's images are not `image_size`."""
+        if size != self.image_size:
+            raise UserError(f"{self.where}: takes images of {size} pixels; set model.image_size={size}")
+
+    def check_multiple(self, patch: int) -> None:
+        """Raises UserError where patches of that many pixels do not fill an image."""
+        if self.image_size % patch:
+            raise UserError(f"{self.where}: model.image_size={self.image_size} must be a multiple of {patch}")
+
+    def check_frames(self, frames: int) -> None:
+        """Raises UserError where the model does not see as many frames as `frames`."""
+        if self.frames != frames:
+            raise UserError(f"{self.where}: takes {frames} frames; set model.frames={frames}")
+
+    def without_start(self) -> Self:
+        """The same network without the weights that it starts from, for those who bring their own."""
+        if self.source is None:
+            return super().without_start()
+        made = self.of_transformers()
+        mean, std = self.statistics(self.published)
+        changes = {"source": None, "architecture": _plain(made), "checkpoint": None, "mean": mean, "std": std}
+        return self.model_copy(update=changes)
+
+    @property
+    def published(self) -> tuple[Triple, Triple]:
+        """The family's own mean and deviation of the colours."""
+        raise NotImplementedError
+
+
+@lru_cache(maxsize=16)
+def _read(source: str) -> Any:
+    from transformers import AutoConfig
+
+    folder = locate(source, "model", "architecture")
+    with loading(f"model.source={source!r} ({folder}): cannot be read", "; expected the config.json of transformers"):
+        return AutoConfig.from_pretrained(folder, **LOAD)
+
+
+def _made(architecture: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    keys = {name: value for name, value in architecture.items() if name != "model_type"}
+    with loading(f"model.architecture: model_type={architecture['model_type']!r} cannot be built with these keys"):
+        made = AutoConfig.for_model(architecture["model_type"], **copy.deepcopy(keys))
+    _check_keys(architecture, made, "model.architecture")
+    return made
+
+
+def _check_keys(given: Mapping[str, Any], made: Any, where: str) -> None:
+    """transformers takes any key; one that is not of the model would be without effect."""
+    default = type(made)()
+    for name, value in given.items():
+        if not hasattr(default, name):
+            near = get_close_matches(name, list(vars(default)), n=1)
+            raise UserError(
+                f"{where}.{name}: no such key of {made.model_type}" + (f"; did you mean {near[0]}?" if near else "")
+            )
+        if isinstance(value, Mapping) and hasattr(inner := getattr(made, name), "model_type"):
+            _check_keys(value, inner, f"{where}.{name}")
+
+
+def _plain(made: Any) -> dict[str, Any]:
+    """The keys of a configuration that the next reader will know, as JSON has them."""
+    default, found = type(made)(), {}
+    for name, value in made.to_dict().items():
+        inner = getattr(made, name, None)
+        if hasattr(inner, "to_dict"):
+            found[name] = _plain(inner)
+        elif hasattr(default, name) and name not in _LABELS:
+            found[name] = value
+    return found | {"model_type": made.model_type}
+
+
+def _statistics(path: Path) -> tuple[Triple, Triple] | None:
+    """What a processor's file says of the colours; None where there is none."""
+    try:
+        written = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise UserError(f"{path}: is no JSON") from None
+    for part in (written, written.get("image_processor") or {}, written.get("video_processor") or {}):
+        if part.get("do_normalize") is False:
+            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        if "image_mean" in part and "image_std" in part:
+            mean, std = (tuple(float(value) for value in part[name]) for name in ("image_mean", "image_std"))
+            if len(mean) == len(std) == 3:
+                return mean, std
+    return None

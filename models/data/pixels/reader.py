@@ -1,0 +1,152 @@
+"""Sample numbers -> pixels, words and masks: all that a batch needs of the disk and of chance, away from any network.
+
+Shape legend: n samples, T frames of s x s pixels, g x g cells a frame, O texts a sample, X tokens a text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from models.config import StrictConfig
+from models.data.asked import AskedSplit
+from models.data.masking import masked_words
+from models.data.pixels.augmentation import AugmentationConfig, chances_needed, square
+from models.data.pixels.blocks import hidden_cells
+from models.data.pixels.sampling import places
+from models.data.pixels.sources import FrameSource
+from models.data.tokens import Tokenizer
+from models.errors import UserError
+
+Arrays = dict[str, NDArray[Any]]
+SAMPLING, SEED, CHOICE = 2, 3, 4
+"""Beside the kinds of chance that `models.data.masking` draws."""
+
+
+class WordsConfig(StrictConfig):
+    """How texts become tokens."""
+
+    tokenizer: str = "minilm"
+    """Of a model of `transformers`: `minilm`, a folder or a hub name."""
+    most: int = Field(default=40, ge=3)
+    """Tokens of a text at most, special ones included."""
+    masking: float = Field(default=0.15, gt=0, lt=1)
+
+
+@dataclass(frozen=True)
+class PixelShape:
+    """What a network wants to see."""
+
+    frames: int
+    size: int
+    cells: int
+    """Of a side of a frame."""
+
+
+class PixelReader:
+    """Reads the samples of one split. What is random about a sample depends on the draw and its own number alone.
+
+    It can be pickled, and then reads in other processes; they need the same files.
+    """
+
+    def __init__(
+        self,
+        split: AskedSplit,
+        source: FrameSource,
+        shape: PixelShape,
+        tokenizer: Tokenizer,
+        words: WordsConfig,
+        augmentation: AugmentationConfig,
+        vary: bool,
+        sample: Literal["item", "video"] = "item",
+    ) -> None:
+        """`vary`: whether a sample looks different at each draw; else, as for scoring, the middles of a video's parts
+        are seen, uncut.
+
+        Raises:
+            UserError: the texts of the split's items are not equally many.
+        """
+        self.split, self.source, self.shape, self.words = split, source, shape, words
+        self.augmentation, self.vary, self.sample = augmentation, vary and augmentation.vary, sample
+        self.special, self.vocabulary = (tokenizer.cls, tokenizer.sep, tokenizer.mask), tokenizer.vocabulary
+        counts = {len(item.texts) for item in split.items}
+        if len(counts) > 1:
+            raise UserError(f"items with {min(counts)} and with {max(counts)} texts; expected equally many of each")
+        self.options = max(1, *counts) if counts else 1
+        texts = [text for item in split.items for text in (item.texts or ("",))]
+        table = tokenizer.table(texts, words.most)
+        self.ids = table.ids.view(len(split.items), self.options, words.most)
+        self.lengths = table.lengths.view(len(split.items), self.options)
+        self.video_of = torch.tensor([item.video for item in split.items], dtype=torch.long)
+        self.answers = torch.tensor([item.answer for item in split.items], dtype=torch.long)
+        self.items_of: list[list[int]] = [[] for _ in split.videos]
+        for number, item in enumerate(split.items):
+            self.items_of[item.video].append(number)
+
+    def __len__(self) -> int:
+        return len(self.split.items) if self.sample == "item" else len(self.split.videos)
+
+    def __call__(self, numbers: Sequence[int], draw: int) -> Arrays:
+        """The samples with these numbers (possibly none), as `draw` has them.
+
+        Returns:
+            frames (n, T, 3, s, s) uint8, hidden (n, T, g, g) bool; ids, masked_ids and token_labels (n, O, X), answers
+            and seeds (n,) int64.
+
+        Raises:
+            UserError: a video cannot be read.
+        """
+        items = list(numbers)
+        if self.sample == "video":
+            items = [self._item_of(number, draw) for number in numbers]
+        rows = torch.tensor(items, dtype=torch.long)
+        ids, lengths = self.ids[rows].long(), self.lengths[rows]
+        each = [number * self.options + option for number in numbers for option in range(self.options)]
+        masked, labels = masked_words(
+            each, draw, ids.flatten(0, 1), lengths.flatten(), self.words.masking, self.special[2], self.vocabulary
+        )
+        shape = (len(items), self.shape.frames, 3, self.shape.size, self.shape.size)
+        frames = np.empty(shape, np.uint8)
+        for row, number in enumerate(numbers):
+            frames[row] = self.video(int(self.video_of[items[row]]), number, draw)
+        return {
+            "frames": frames,
+            "hidden": hidden_cells(numbers, draw, self.shape.frames, self.shape.cells),
+            "ids": ids.numpy(),
+            "masked_ids": masked.view_as(ids).numpy(),
+            "token_labels": labels.view_as(ids).numpy(),
+            "answers": self.answers[rows].numpy(),
+            "seeds": np.array([seed_of(number, draw) for number in numbers], np.int64),
+        }
+
+    def video(self, video: int, number: int = 0, draw: int = 0) -> NDArray[np.uint8]:
+        """The frames (T, 3, s, s) of a video, as the sample `number` sees them."""
+        count = self.shape.frames
+        if not self.vary:
+            images = self.source.frames(self.split.videos[video], places(count))
+            return square(images, self.shape.size, self.augmentation)
+        chance = _source(draw, number, SAMPLING).random(count + chances_needed(self.augmentation))
+        images = self.source.frames(self.split.videos[video], places(count, chance[:count]))
+        return square(images, self.shape.size, self.augmentation, chance[count:])
+
+    def texts(self, rows: Tensor) -> Tensor:
+        """(k, O, X) int64: the tokens of some items."""
+        return self.ids[rows].long()
+
+    def _item_of(self, number: int, draw: int) -> int:
+        own = self.items_of[number]
+        return own[int(_source(draw, number, CHOICE).integers(len(own)))]
+
+
+def seed_of(number: int, draw: int) -> int:
+    """For whatever else is random about a sample: 0 to below 2**62."""
+    return int(np.random.SeedSequence(draw, spawn_key=(number, SEED)).generate_state(1, np.uint64)[0] >> 2)
+
+
+def _source(draw: int, number: int, kind: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(draw, spawn_key=(number, kind)))

@@ -1,0 +1,218 @@
+"""Retrieval, question answering and recognition from pixels, with any video-language backbone.
+
+Shape legend: n samples, T frames of s x s pixels, O texts a sample, X tokens a text, C answers or classes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from models.backbones.video_language import Setting, VideoLanguageBatch, VideoLanguageConfig, VideoLanguageNetwork
+from models.config import StrictConfig
+from models.data.asked import Asked
+from models.data.pixels.augmentation import AugmentationConfig
+from models.data.pixels.reader import Arrays, PixelReader, PixelShape, WordsConfig
+from models.data.pixels.sources import FrameSource
+from models.data.pixels.visual_tokens import VisualTokensConfig, fit_or_load
+from models.data.tokens import Tokenizer
+from models.errors import UserError
+from models.metrics.answering import answer_scores
+from models.metrics.retrieval import ranks, retrieval_scores
+
+SPLITS = ("train", "validation", "test")
+
+
+class PixelInputConfig(StrictConfig):
+    """How videos and texts become a network's inputs."""
+
+    words: WordsConfig = WordsConfig()
+    sample: Literal["item", "video"] = "item"
+    """What an epoch goes over: every caption or question with its video, or every video with one of its at random."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    visual_tokens: VisualTokensConfig = VisualTokensConfig()
+    scored_at_once: int = Field(default=16, ge=1)
+    """Videos that go through the network at a time when it is scored."""
+
+
+class VideoLanguageTask:
+    """Videos and texts -> the named losses of a backbone -> R@K, accuracy."""
+
+    whole_batch = True
+
+    def __init__(
+        self,
+        model: VideoLanguageConfig,
+        inputs: PixelInputConfig,
+        asked: Asked,
+        source: FrameSource,
+        fitted: Path,
+        seed: int,
+    ) -> None:
+        """`fitted`: the file of what is fitted to training frames once, a codebook of visual tokens; read if it is
+        there, else written.
+
+        Raises:
+            UserError: the training split is empty, something does not fit the network, or frames cannot be read.
+        """
+        self.model, self.inputs, self.asked, self.kind = model, inputs, asked, asked.kind
+        if not asked.splits["train"].items:
+            raise UserError("the training split is empty: there is nothing to train on")
+        tokenizer = Tokenizer(inputs.words.tokenizer)
+        shape = PixelShape(model.frames, model.image_size, model.image_size // model.cell)
+        self.reader, self.scored = (
+            {
+                name: PixelReader(
+                    asked.splits[name],
+                    source,
+                    shape,
+                    tokenizer,
+                    inputs.words,
+                    inputs.augmentation,
+                    vary=trained,
+                    sample=inputs.sample if trained else "item",
+                )
+                for name in names
+            }
+            for names, trained in ((SPLITS[:1], True), (SPLITS, False))
+        )
+        self.read = self.reader["train"]
+        self.visual_tokens = fit_or_load(inputs.visual_tokens, self._frames(seed), shape.cells, seed, fitted)
+        codes = 0 if self.visual_tokens is None else self.visual_tokens.codes
+        self.names = model.losses(asked.kind, codes)
+        self.primary = self.names[0]
+        names = table_of_classes(tokenizer, asked.classes, inputs.words.most)
+        self.setting = Setting(
+            asked.kind,
+            tokenizer.vocabulary,
+            inputs.words.most,
+            (tokenizer.cls, tokenizer.sep, tokenizer.mask),
+            asked.classes,
+            names,
+            codes,
+        )
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    def _frames(self, seed: int) -> Iterator[NDArray[np.uint8]]:
+        """Those of training videos, in a random order."""
+        reader = self.scored["train"]
+        for video in np.random.default_rng(seed).permutation(len(reader.split.videos)):
+            yield reader.video(int(video))
+
+    def network(self) -> VideoLanguageNetwork:
+        """A freshly initialised network, from the weights that the configuration names."""
+        network = self.model.build(self.setting)
+        self._component_of = network.component_of
+        return network
+
+    def pretrain(self, network: Any, seed: int, say: Callable[[str], None] | None = None) -> None:
+        """Nothing: training is all there is."""
+
+    def batch(self, indices: Sequence[int], device: torch.device, draw: int) -> VideoLanguageBatch:
+        """The training samples at `indices` (possibly none) on `device`, as `draw` has them."""
+        return self.loaded(self.read(indices, draw), device)
+
+    def loaded(self, arrays: Arrays, device: torch.device) -> VideoLanguageBatch:
+        """What `read` gave, on `device`."""
+        there = {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
+        there["frames"] = there["frames"].float() / 255
+        if self.visual_tokens is None:
+            there["cell_tokens"] = torch.full_like(there["hidden"], -1, dtype=torch.long)
+        else:
+            with torch.no_grad():
+                there["cell_tokens"] = self.visual_tokens(there["frames"])
+        return VideoLanguageBatch(**there)
+
+    def weights(self, batch: VideoLanguageBatch) -> dict[str, float]:
+        """Over how much of this batch each loss is summed."""
+        return self.model.weights(batch, self.names)
+
+    def losses(
+        self, network: Callable[..., Any], batch: VideoLanguageBatch, names: Sequence[str]
+    ) -> tuple[dict[str, Tensor], None]:
+        """The losses `names`, each summed over this batch; nothing is kept for figures."""
+        return network(batch, tuple(names)), None
+
+    def figures(self, seen: None) -> dict[str, float | list[float]]:
+        """None beside the losses."""
+        return {}
+
+    def component(self, parameter: str) -> str:
+        """The part of the network that a parameter belongs to."""
+        return self._component_of(parameter)
+
+    @torch.no_grad()
+    def score_sums(self, network: VideoLanguageNetwork, split: str, rank: int, workers: int) -> Tensor:
+        """This worker's share of the similarities (texts * videos,), or of the places of the right answers among all,
+        counted from 1 (items,); zeros elsewhere.
+
+        All of a split is scored, in evaluation mode and without gradient.
+        """
+        training = network.training
+        network.eval()
+        try:
+            score = self._similarities if self.kind == "retrieval" else self._places
+            return score(network, split, rank, workers)
+        finally:
+            network.train(training)
+
+    def _similarities(self, network: VideoLanguageNetwork, name: str, rank: int, workers: int) -> Tensor:
+        """Every worker encodes its share of the videos and compares it with all texts."""
+        reader, device = self.scored[name], _device(network)
+        found = torch.zeros(len(reader.ids), len(reader.split.videos), dtype=torch.float64)
+        texts = torch.arange(len(reader.ids)).split(self.inputs.scored_at_once)
+        encoded = [network.encode_texts(reader.texts(part)[:, 0].to(device)) for part in texts]
+        for part in torch.arange(len(reader.split.videos))[rank::workers].split(self.inputs.scored_at_once):
+            frames = torch.stack([torch.from_numpy(reader.video(video)) for video in part.tolist()])
+            videos = network.encode_videos(frames.to(device).float() / 255, part.to(device))
+            for rows, text in zip(texts, encoded, strict=True):
+                found[rows[:, None], part] = network.similarity(text, videos).double().cpu()
+        return found.flatten()
+
+    def _places(self, network: VideoLanguageNetwork, name: str, rank: int, workers: int) -> Tensor:
+        reader, device = self.scored[name], _device(network)
+        found = torch.zeros(len(reader.ids), dtype=torch.float64)
+        for part in torch.arange(len(reader.ids))[rank::workers].split(self.inputs.scored_at_once):
+            batch = self.loaded(reader(part.tolist(), 0), device)
+            scores, answers = network.answer(batch).float().cpu(), batch.answers.cpu()
+            known = answers >= 0
+            right = scores.gather(1, answers.clamp(min=0)[:, None])
+            # Others of the same score count as better, so that equal scores everywhere are no success.
+            place = (scores >= right).sum(1)
+            found[part] = torch.where(known, place, scores.shape[1] + 1).double()
+        return found
+
+    def scores(self, sums: Tensor, split: str) -> dict[str, float]:
+        """R@1, R@5, R@10 (percent), MedR and MeanR; or what `answer_scores` gives. Empty for an empty split."""
+        chosen = self.asked.splits[split]
+        if not chosen.items:
+            return {}
+        if self.kind == "retrieval":
+            similarities = sums.view(len(chosen.items), len(chosen.videos))
+            gold = torch.tensor([item.video for item in chosen.items])
+            return retrieval_scores(ranks(similarities.float(), gold))
+        return answer_scores(sums.round().long(), chosen.items, self.kind)
+
+    def selected(self, scores: Mapping[str, float]) -> float:
+        """The mean of R@1, R@5 and R@10; or the accuracy."""
+        chosen = ("R@1", "R@5", "R@10") if self.kind == "retrieval" else ("accuracy",)
+        return sum(scores[name] for name in chosen) / len(chosen)
+
+
+def table_of_classes(tokenizer: Tokenizer, classes: Sequence[str], most: int) -> tuple[tuple[int, ...], ...]:
+    """The tokens of each name, without the special ones around it."""
+    table = tokenizer.table(list(classes), most)
+    return tuple(
+        tuple(row[1 : length - 1]) for row, length in zip(table.ids.tolist(), table.lengths.tolist(), strict=True)
+    )
+
+
+def _device(network: VideoLanguageNetwork) -> torch.device:
+    return next(network.parameters()).device
