@@ -1,5 +1,6 @@
 """What is asked of videos that are seen as pixels, as the readers of such data sets give it to tasks."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,11 @@ def asked_split(config: AskedDataConfig, has: Has, split: str, entries: Sequence
         left_out.say()
     items = [Item(numbers[video], texts, answer) for video, texts, answer in entries if video in numbers]
     return AskedSplit(list(numbers), items, left_out)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number from 0 to below a billion, in digits."""
+    return re.fullmatch("[0-9]{1,9}", text) is not None
 
 
 def check_name(name: str, where: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from models.backbones.video_language import Kind
-from models.data.asked import Asked, AskedDataConfig, Entry, Has, asked_split, check_name
+from models.data.asked import Asked, AskedDataConfig, Entry, Has, asked_split, check_name, is_number
 from models.data.documents import read_table
 from models.data.files import read_lines
 from models.data.videos import check_apart, held_out
@@ -93,8 +93,8 @@ def _official(path: Path) -> list[Clip]:
     for where, cells in read_table(path, "label", "youtube_id", "time_start", "time_end"):
         label, video = cells["label"].strip(), cells["youtube_id"].strip()
         start, end = (cells[column].strip() for column in ("time_start", "time_end"))
-        if not all(time.isdecimal() and time.isascii() for time in (start, end)) or int(start) >= int(end):
-            raise UserError(f"{where}: is from {start!r} to {end!r}; expected whole seconds, the end after the start")
+        if not is_number(start) or not is_number(end) or int(start) >= int(end):
+            raise UserError(f"{where}: is from {start!r:.20} to {end!r:.20}; expected seconds, the end after the start")
         if not label or not video:
             raise UserError(f"{where}: has no label or no youtube_id; expected both")
         clips.append(Clip(where, check_name(f"{video}_{int(start):06d}_{int(end):06d}", where), label))
@@ -106,7 +106,7 @@ def _listed(path: Path, classes: Sequence[str]) -> list[Clip]:
     for line, text in read_lines(path):
         where = f"{path}:{line}"
         place, _, number = text.strip().rpartition(" ")
-        if not place or not number.isdecimal() or not number.isascii() or int(number) >= len(classes):
+        if not place or not is_number(number) or int(number) >= len(classes):
             raise UserError(f"{where}: {text!r:.80}; expected a path and a class, 0 to {len(classes) - 1}")
         clips.append(Clip(where, PurePosixPath(check_name(place.strip(), where)).stem, classes[int(number)]))
     return clips

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.backbones.video_language import Kind
-from models.data.asked import Asked, AskedDataConfig, Has, check_name
+from models.data.asked import Asked, AskedDataConfig, Has, check_name, is_number
 from models.data.files import read_lines
 from models.data.questions import open_ended, read_questions
 from models.data.videos import check_apart
@@ -56,16 +56,15 @@ def read_mapping(path: Path) -> dict[int, str]:
         UserError: the file is missing, a line is no `YOUTUBEID vidN`, or an id or a number comes twice.
     """
     names: dict[int, str] = {}
+    taken: set[str] = set()
     for line, text in read_lines(path):
         where, words = f"{path}:{line}", text.split()
         number = words[-1].removeprefix("vid")
-        if len(words) != 2 or number == words[-1] or not number.isdecimal() or not number.isascii():
+        if len(words) != 2 or number == words[-1] or not is_number(number):
             raise UserError(f"{where}: {text!r:.80}; expected a YouTube id and vidN")
-        if int(number) in names:
-            raise UserError(f"{where}: vid{number} comes twice; expected each once")
-        names[int(number)] = check_name(words[0], where)
-    if len(set(names.values())) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names.values() if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise UserError(f"{path}: {twice!r} comes twice; expected each YouTube id once")
+        name = check_name(words[0], where)
+        if int(number) in names or name in taken:
+            raise UserError(f"{where}: {words[1] if int(number) in names else name!r} comes twice; expected each once")
+        names[int(number)] = name
+        taken.add(name)
     return names

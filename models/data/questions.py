@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.backbones.video_language import NO_LABEL
-from models.data.asked import Asked, AskedDataConfig, Entry, Has, asked_split
+from models.data.asked import Asked, AskedDataConfig, Entry, Has, asked_split, is_number
 from models.data.documents import read_json, read_table, sentence
 from models.errors import UserError
 
@@ -53,7 +53,7 @@ def _rows(path: Path) -> Iterator[tuple[str, int, int, Any, Any]]:
         for where, cells in read_table(path, "video", "question", "answer", "qid"):
             numbers = [cells[column].strip() for column in ("video", "qid")]
             for column, cell in zip(("video", "qid"), numbers, strict=True):
-                if not cell.isdecimal() or not cell.isascii():
+                if not is_number(cell):
                     raise UserError(f"{where}: {column} is {cell!r:.60}; expected a number")
             yield where, int(numbers[0]), int(numbers[1]), cells["question"], cells["answer"]
         return
