@@ -51,6 +51,4 @@ def _check(config: VioletConfig, setting: Setting) -> None:
             "that"
         )
     if setting.kind in ("open_ended", "recognition") and not setting.classes:
-        raise UserError(
-            f"model.name=violet: {setting.kind} needs at least one answer or class to choose; there is none"
-        )
+        raise UserError(f"model.name=violet: {setting.kind} needs answers or classes to choose from; the data has none")

@@ -81,7 +81,7 @@ class VioletConfig(VideoLanguageConfig):
         return tuple(dict.fromkeys((PRIMARY[kind], *matching, *(("mvm",) if codes else ()))))
 
     def build(self, setting: Setting) -> "Violet":
-        from models.backbones.violet.build import build  # brings transformers, which a configuration does not need
+        from models.backbones.violet.build import build  # the network needs this module
 
         return build(self, setting)
 

@@ -11,15 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import BertConfig
-from transformers.models.bert.modeling_bert import (
-    BertEmbeddings,
-    BertEncoder,
-    BertLayer,
-    BertPredictionHeadTransform,
-)
 
-from models.backbones.univl.layers import mask_bias
+from models.backbones.univl.config import UniVLConfig
+from models.backbones.univl.encoders import TextEmbeddings
+from models.backbones.univl.layers import Encoder, EncoderLayer, Transform, mask_bias
 from models.backbones.univl.losses import align_loss, wide
 from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork
 from models.backbones.violet.config import PRIMARY, VioletConfig
@@ -70,20 +65,27 @@ class VideoEncoder(nn.Module):
         return normed
 
 
-class _Texts(nn.Module):
-    def __init__(self, bert: BertConfig) -> None:
+class TextEncoder(nn.Module):
+    """BERT's embeddings alone: words meet in the cross encoder."""
+
+    def __init__(self, bert: UniVLConfig) -> None:
         super().__init__()
-        self.emb_txt = BertEmbeddings(bert)
+        self.emb_txt = TextEmbeddings(bert)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(k, X) -> (k, X, H)."""
+        embedded: Tensor = self.emb_txt(ids, torch.zeros_like(ids))
+        return embedded
 
 
 class _Predictions(nn.Module):
     """BERT's scores of words, with a table and a bias of its own."""
 
-    def __init__(self, bert: BertConfig) -> None:
+    def __init__(self, bert: UniVLConfig) -> None:
         super().__init__()
-        self.transform = BertPredictionHeadTransform(bert)
-        self.decoder = nn.Linear(bert.hidden_size, bert.vocab_size, bias=False)
-        self.bias = nn.Parameter(torch.zeros(bert.vocab_size))
+        self.transform = Transform(bert)
+        self.decoder = nn.Linear(bert.hidden, bert.vocabulary, bias=False)
+        self.bias = nn.Parameter(torch.zeros(bert.vocabulary))
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.decoder(self.transform(x)) + self.bias
@@ -91,7 +93,7 @@ class _Predictions(nn.Module):
 
 
 class _Words(nn.Module):
-    def __init__(self, bert: BertConfig) -> None:
+    def __init__(self, bert: UniVLConfig) -> None:
         super().__init__()
         self.predictions = _Predictions(bert)
 
@@ -111,19 +113,16 @@ class Violet(VideoLanguageNetwork):
     def __init__(self, config: VioletConfig, setting: Setting) -> None:
         super().__init__()
         self.config, self.kind = config, setting.kind
-        bert = BertConfig(  # type: ignore[call-arg]  # all configurations take attn_implementation
-            vocab_size=config.vocabulary,
-            hidden_size=config.hidden,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            intermediate_size=config.intermediate,
-            max_position_embeddings=config.text_positions,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-            attn_implementation="sdpa",
+        bert = UniVLConfig(  # whose layers are BERT's
+            hidden=config.hidden,
+            heads=config.heads,
+            intermediate=config.intermediate,
+            vocabulary=config.vocabulary,
+            text_positions=config.text_positions,
+            dropout=config.dropout,
         )
-        self.enc_img, self.enc_txt = VideoEncoder(config), _Texts(bert)
-        self.trsfr = BertEncoder(bert)
+        self.enc_img, self.enc_txt = VideoEncoder(config), TextEncoder(bert)
+        self.trsfr = Encoder(bert, config.layers)
         self.heads = {name: HEADS[name] for name in config.losses(setting.kind, setting.codes)}
         if setting.kind == "retrieval":
             self.heads["vtm"] = MATCHING
@@ -174,7 +173,7 @@ class Violet(VideoLanguageNetwork):
         return (self.enc_img(frames),)
 
     def encode_texts(self, ids: Tensor) -> tuple[Tensor, ...]:
-        return self.enc_txt.emb_txt(ids), (ids != 0).long()
+        return self.enc_txt(ids), (ids != 0).long()
 
     def similarity(self, texts: tuple[Tensor, ...], videos: tuple[Tensor, ...], most: int = 0) -> Tensor:
         """-> (k, m).
@@ -201,8 +200,8 @@ class Violet(VideoLanguageNetwork):
         k, m = len(words), len(video)
         videos = video[None].expand(k, -1, -1, -1).flatten(0, 1)
         texts = words[:, None].expand(-1, m, -1, -1).flatten(0, 1)
-        crossed = self._encode(videos, texts, mask.repeat_interleave(m, 0))
-        return self._head("vtm", crossed[:, video.shape[1]]).view(k, m)
+        first = self._encode(videos, texts, mask.repeat_interleave(m, 0), first_only=True)
+        return self._head("vtm", first[:, 0]).view(k, m)
 
     def matching(self, videos: Tensor, ids: Tensor) -> Tensor:
         """Videos (n, L, H) and their texts (n, X) -> the loss `vtm`: each video finds its text among all N."""
@@ -218,20 +217,26 @@ class Violet(VideoLanguageNetwork):
 
     def _scores(self, videos: Tensor, batch: VideoLanguageBatch) -> Tensor:
         """(n, O) of the options, or (n, C) of the answers or classes, read off the text's [CLS]."""
-        scores = self._head(PRIMARY[self.kind], self._crossed(videos, batch.ids, batch.mask)[:, videos.shape[1]])
+        first = self._crossed(videos, batch.ids, batch.mask, first_only=True)
+        scores = self._head(PRIMARY[self.kind], first[:, 0])
         return scores.view(batch.ids.shape[:2]) if self.kind == "multiple_choice" else scores
 
-    def _crossed(self, videos: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """(n, L, H), (n, O, X) twice -> (n*O, L + X, H), the options of a sample one after the other."""
-        words: Tensor = self.enc_txt.emb_txt(ids.flatten(0, 1))
-        return self._encode(videos.repeat_interleave(ids.shape[1], 0), words, mask.flatten(0, 1))
+    def _crossed(self, videos: Tensor, ids: Tensor, mask: Tensor, first_only: bool = False) -> Tensor:
+        """(n, L, H), (n, O, X) twice -> (n*O, X + L, H), the options of a sample one after the other."""
+        words = self.enc_txt(ids.flatten(0, 1))
+        return self._encode(videos.repeat_interleave(ids.shape[1], 0), words, mask.flatten(0, 1), first_only)
 
-    def _encode(self, videos: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """(p, L, H), (p, X, H), (p, X) -> (p, L + X, H)."""
-        x = torch.cat([videos, words], 1)
-        seen = torch.cat([mask.new_ones(x.shape[0], videos.shape[1]), mask], 1)
-        encoded: Tensor = self.trsfr(x, attention_mask=mask_bias(seen, x.dtype)).last_hidden_state
-        return encoded
+    def _encode(self, videos: Tensor, words: Tensor, mask: Tensor, first_only: bool = False) -> Tensor:
+        """(p, L, H), (p, X, H), (p, X) -> (p, X + L, H), or with `first_only` the text's [CLS] alone, (p, 1, H).
+
+        The official code has the video first. The order makes no difference, for no position is added here, and a
+        layer can compute its first place alone.
+        """
+        x = torch.cat([words, videos], 1)
+        bias = mask_bias(torch.cat([mask, mask.new_ones(videos.shape[:2])], 1), x.dtype)
+        for number, layer in enumerate(self.trsfr.layer, start=1):
+            x = layer(x, bias, first_only and number == self.config.layers)
+        return x
 
     def _right(self, batch: VideoLanguageBatch) -> Tensor:
         """(n,): which of a sample's texts is its own; the first where no option is right."""
@@ -245,7 +250,7 @@ class Violet(VideoLanguageNetwork):
     def _words(self, crossed: Tensor, batch: VideoLanguageBatch) -> Tensor:
         labels = batch.token_labels.flatten(0, 1)
         at = labels != NO_LABEL
-        scores = self._head("mtm", crossed[:, crossed.shape[1] - labels.shape[1] :][at])
+        scores = self._head("mtm", crossed[:, : labels.shape[1]][at])
         return F.cross_entropy(wide(scores), labels[at], reduction="sum")
 
     def _cells(self, crossed: Tensor, batch: VideoLanguageBatch) -> Tensor:
@@ -253,11 +258,11 @@ class Violet(VideoLanguageNetwork):
         at = labels != NO_LABEL
         options = batch.ids.shape[1]
         rows = torch.arange(len(labels), device=labels.device) * options + self._right(batch)
-        scores = self._head("mvm", crossed[rows][:, : labels.shape[1]][at])
+        scores = self._head("mvm", crossed[rows][:, crossed.shape[1] - labels.shape[1] :][at])
         return F.cross_entropy(wide(scores), labels[at], reduction="sum")
 
     def blocks(self) -> list[nn.Module]:
-        return [module for module in self.modules() if isinstance(module, SwinBlock | BertLayer)]
+        return [module for module in self.modules() if isinstance(module, SwinBlock | EncoderLayer)]
 
     @staticmethod
     def component_of(parameter: str) -> str:

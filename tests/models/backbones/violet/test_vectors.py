@@ -74,9 +74,9 @@ def test_activations_of_the_heads(prefix: str) -> None:
         videos = network.enc_img(batch.masked_frames)
         torch.testing.assert_close(videos, expected["enc_img#0"], **CLOSE)
         crossed = network._crossed(videos, batch.masked_ids, batch.mask)
-        places = videos.shape[1]
-        torch.testing.assert_close(network._head("mtm", crossed[:, places:]), expected["out.mtm_logits"], **CLOSE)
-        torch.testing.assert_close(network._head("mvm", crossed[:, :places]), expected["out.mvm_logits"], **CLOSE)
+        words = batch.ids.shape[2]
+        torch.testing.assert_close(network._head("mtm", crossed[:, :words]), expected["out.mtm_logits"], **CLOSE)
+        torch.testing.assert_close(network._head("mvm", crossed[:, words:]), expected["out.mvm_logits"], **CLOSE)
         if prefix != "retrieval":
             name = {"qamc": "out.mc_logits", "qaoe": "out.oe_logits"}[prefix]
             torch.testing.assert_close(network.answer(batch), expected[name], **CLOSE)
@@ -92,18 +92,20 @@ def test_activations_of_the_trunks() -> None:
         v.read("retrieval_intermediates.safetensors"),
     )
     swin, found = network.enc_img.swin, dict[str, Tensor]()
-    watched = {"enc_img.swin.patch_embed#0": swin.patch_embed, "enc_img.swin#0": swin, "trsfr#0": network.trsfr}
+    watched = {"enc_img.swin.patch_embed#0": swin.patch_embed, "enc_img.swin#0": swin}
     watched |= {f"enc_img.swin.layers.{number}#0": swin.layers[number] for number in range(3)}
     for name, module in watched.items():
 
         def keep(_: Any, __: Any, out: Any, name: str = name) -> None:
-            found.setdefault(name, out.last_hidden_state if name.startswith("trsfr") else out.movedim(-1, 1))
+            found.setdefault(name, out.movedim(-1, 1))
 
         module.register_forward_hook(keep)
     with torch.no_grad():
-        network(batch, ("mtm",))
-        texts = network.enc_txt.emb_txt(batch.ids[:, 0])
+        crossed = network._crossed(network.enc_img(batch.frames), batch.masked_ids, batch.mask)
+        texts = network.enc_txt(batch.ids[:, 0])
     torch.testing.assert_close(texts, expected["enc_txt#0"], **CLOSE)
+    places = expected["enc_img#0"].shape[1]  # in the official order the video comes first
+    torch.testing.assert_close(crossed.roll(places, 1), expected["trsfr#0"], **CLOSE)
     assert set(found) == set(watched)
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[name], **CLOSE, msg=name)
