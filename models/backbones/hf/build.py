@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.backbones.checkpoints import fitted, read_checkpoint
-from models.backbones.hf.config import XCLIP, DualEncoderConfig, GenerativeConfig
+from models.backbones.hf.config import LLAVA, DualEncoderConfig, GenerativeConfig
 from models.backbones.hf.dual import DualEncoder
+from models.backbones.hf.generative import Generative
+from models.backbones.hf.prompts import prompt_ids
+from models.backbones.hf.seeing import LlavaSeeing, QwenSeeing
 from models.backbones.hf.source import SourceConfig
-from models.backbones.hf.towers import towers_of
+from models.backbones.hf.towers import XCLIP, towers_of
 from models.backbones.hf.videomae import MaskedAutoencoder
 from models.backbones.video_language import Setting, VideoLanguageNetwork
 from models.errors import UserError
@@ -52,7 +55,24 @@ def masked_autoencoder(config: DualEncoderConfig, setting: Setting) -> VideoLang
 
 def generative(config: GenerativeConfig, setting: Setting) -> VideoLanguageNetwork:
     """A language model that sees. Raises UserError as `VideoLanguageConfig.build`."""
-    raise NotImplementedError
+    from transformers import AutoModelForImageTextToText
+
+    made = config.of_transformers(setting)
+    config.check_tokenizer(setting, made.text_config.vocab_size)
+    if made.model_type == LLAVA:
+        config.check_image(made.vision_config.image_size)
+    else:
+        config.check_multiple(made.vision_config.patch_size * made.vision_config.spatial_merge_size)
+    prompt = prompt_ids(config)
+    model = config.model(AutoModelForImageTextToText, made)
+    seeing = LlavaSeeing(model.model, config.where) if made.model_type == LLAVA else QwenSeeing(model.model)
+    network = Generative(model, seeing, config, setting, prompt, config.statistics(config.published))
+    maps = [
+        name
+        for name, _ in network.language.named_modules(prefix="language")
+        if name.endswith((".q_proj", ".k_proj", ".v_proj", ".o_proj"))
+    ]
+    return _started(network, config, maps, ())
 
 
 def _started(

@@ -14,8 +14,12 @@ def at_least_one(compute: Callable[..., T], *rows: Tensor) -> T:
     and all weights have a gradient of zeros."""
     if len(rows[0]):
         return compute(*rows)
-    found = compute(*(torch.cat([tensor, tensor.new_zeros((1, *tensor.shape[1:]))]) for tensor in rows))
-    return found[:0] if isinstance(found, Tensor) else tuple(tensor[:0] for tensor in found)
+    found = compute(*map(_zeros, rows))
+    return found[:0] if isinstance(found, Tensor) else tuple(part[:0] for part in found)
+
+
+def _zeros(rows: Tensor) -> Tensor:
+    return rows.new_zeros((1, *rows.shape[1:]))
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

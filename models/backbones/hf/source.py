@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 
 from models.backbones.video_language import Setting, VideoLanguageConfig
-from models.data.hub import LOAD, loading, locate
+from models.data.hub import LOAD, loading, locate, quiet
 from models.data.sentences import load_tokenizer
 from models.errors import UserError
 
@@ -85,11 +85,11 @@ class SourceConfig(VideoLanguageConfig):
         Raises:
             UserError: the weights cannot be read, some are missing (unless `allow_missing_weights`), or do not fit.
         """
-        if self.source is None:
+        folder = self.folder()
+        if folder is None:
             build = getattr(kind, "from_config", None) or kind._from_config
             with loading("model.architecture: cannot be built", "; expected sizes that go together"):
                 return build(made).float()
-        folder = locate(self.source, "model", "architecture")
         with loading(f"{self.where} ({folder}): cannot be loaded", "; expected config.json and safetensors weights"):
             found, report = kind.from_pretrained(
                 folder,
@@ -111,14 +111,23 @@ class SourceConfig(VideoLanguageConfig):
                 )
         return found
 
+    def folder(self) -> Path | None:
+        """Where the source's files are. Raises UserError where it cannot be found."""
+        return None if self.source is None else locate(self.source, "model", "architecture")
+
+    @staticmethod
+    def has_tokenizer(folder: Path) -> bool:
+        """Whether the source brings its tokenizer."""
+        return any((folder / name).is_file() for name in _TOKENIZERS)
+
     def check_tokenizer(self, setting: Setting, vocabulary: int) -> None:
         """Raises UserError where the words of the setting are not those that the model knows `vocabulary` of."""
         own = setting.vocabulary - setting.shift
         advice = "set the task's tokenizer to the model's own"
         if own > vocabulary:
             raise UserError(f"{self.where}: knows {vocabulary} tokens and the tokenizer has {own}; {advice}")
-        folder = None if self.source is None else locate(self.source, "model", "architecture")
-        if folder is not None and any((folder / name).is_file() for name in _TOKENIZERS):
+        folder = self.folder()
+        if folder is not None and self.has_tokenizer(folder):
             theirs = len(load_tokenizer(str(folder)))
             if theirs != own:
                 raise UserError(f"{self.where}: its tokenizer has {theirs} tokens, the task's {own}; {advice}")
@@ -127,9 +136,9 @@ class SourceConfig(VideoLanguageConfig):
         """Mean and deviation of the colours that the model wants standardised away."""
         if self.mean is not None and self.std is not None:
             return self.mean, self.std
-        if self.source is None:
+        folder = self.folder()
+        if folder is None:
             return published
-        folder = locate(self.source, "model", "architecture")
         for path in (folder / name for name in _PROCESSORS):
             if found := _statistics(path):
                 return found
@@ -186,7 +195,8 @@ def _made(architecture: Mapping[str, Any]) -> Any:
 
 def _check_keys(given: Mapping[str, Any], made: Any, where: str) -> None:
     """transformers takes any key; one that is not of the model would be without effect."""
-    default = type(made)()
+    with quiet():
+        default = type(made)()
     for name, value in given.items():
         if not hasattr(default, name):
             near = get_close_matches(name, list(vars(default)), n=1)
@@ -199,7 +209,8 @@ def _check_keys(given: Mapping[str, Any], made: Any, where: str) -> None:
 
 def _plain(made: Any) -> dict[str, Any]:
     """The keys of a configuration that the next reader will know, as JSON has them."""
-    default, found = type(made)(), {}
+    with quiet():
+        default, found = type(made)(), {}
     for name, value in made.to_dict().items():
         inner = getattr(made, name, None)
         if hasattr(inner, "to_dict"):

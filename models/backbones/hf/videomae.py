@@ -65,11 +65,15 @@ class MaskedAutoencoder(VideoLanguageNetwork):
         width, hidden = self.made.hidden_size, self._tubes(batch.seeds.new_zeros(1))
         state = torch.zeros(1, int((~hidden).sum()), width, dtype=dtype_of(self), device=batch.frames.device)
         touched = self.decoder(state, hidden).sum() + self.head(self.norm(state[:, 0])).sum()
-        return 0 * (touched if self.codes is None else touched + self.codes(state).sum())
+        if self.codes is not None:
+            touched = touched + self.codes(state).sum()
+        rest: Tensor = 0 * touched
+        return rest
 
     def _states(self, frames: Tensor) -> Tensor:
         """(n, T, 3, h, w) -> (n, L, d)."""
-        return at_least_one(self._encoded, frames)
+        found: Tensor = at_least_one(self._encoded, frames)
+        return found
 
     def _encoded(self, frames: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Of the tokens that are not hidden."""
@@ -113,7 +117,8 @@ class MaskedAutoencoder(VideoLanguageNetwork):
         cut = cut.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4, 6).flatten(1, 3)  # (n, L, depth * side * side, 3)
         if self.made.norm_pix_loss:
             cut = (cut - cut.mean(-2, keepdim=True)) / (cut.std(-2, keepdim=True) + 1e-6)
-        return cut.flatten(2)
+        pixels: Tensor = cut.flatten(2)
+        return pixels
 
     def _mvm(self, batch: VideoLanguageBatch) -> Tensor:
         """The visual tokens of hidden cells, from the video in which these are black."""
