@@ -136,6 +136,7 @@ class _Reader:
 
     def __init__(self, container: Any, stream: Any) -> None:
         self.container, self.stream = container, stream
+        self.seeks = True
         self.restart()
 
     def restart(self) -> None:
@@ -145,12 +146,17 @@ class _Reader:
 
     def at(self, time: float) -> Any:
         """The last frame that begins at `time` or before; of all frames the nearest to that."""
-        if self.ahead is None or time - self.ahead[1] > SEEK_BEYOND:
+        if self.seeks and (self.ahead is None or time - self.ahead[1] > SEEK_BEYOND):
             self.seek(time)
         while self.ahead is None or self.ahead[1] <= time + 1e-6:
             if self.ahead is not None:
                 self.current = self.ahead[0]
             following = next(self.frames, None)
+            if following is None and self.ahead is None and self.seeks:
+                # Nothing is left there: the last frame that is lies somewhere before.
+                self.seek(0.0)
+                self.seeks = False
+                continue
             if following is None:
                 break
             self.ahead = following, self.clock.read(following)[0]
