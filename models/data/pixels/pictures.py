@@ -161,7 +161,7 @@ def _members(path: Path) -> list[tuple[PurePosixPath, Member]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a tar file of frames") from None
     except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{path}: is no tar file, or is cut short ({error}); write it again") from None
+        raise UserError(f"{path}: is no tar file, or is cut short ({error}); {_LAYOUT} in a whole one") from None
     return found
 
 
