@@ -22,7 +22,7 @@ SIZES: dict[str, Any] = {
     "intermediate": 24,
     "video_layers": 2,
     "cross_layers": 2,
-    "positions": 8,
+    "positions": 16,
     "joint": 6,
     "dropout": 0.0,
     "drop_path": 0.0,
