@@ -19,7 +19,8 @@ def at_least_one(compute: Callable[..., T], *rows: Tensor) -> T:
 
 
 def _zeros(rows: Tensor) -> Tensor:
-    return rows.new_zeros((1, *rows.shape[1:]))
+    # A part of the graph that the rows come from.
+    return torch.cat([rows, rows.new_zeros((1, *rows.shape[1:]))])
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

@@ -116,7 +116,9 @@ class MaskedAutoencoder(VideoLanguageNetwork):
         cut = frames.unflatten(4, (-1, side)).unflatten(3, (-1, side)).unflatten(1, (-1, depth))
         cut = cut.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4, 6).flatten(1, 3)  # (n, L, depth * side * side, 3)
         if self.made.norm_pix_loss:
-            cut = (cut - cut.mean(-2, keepdim=True)) / (cut.std(-2, keepdim=True) + 1e-6)
+            cut = cut - cut.mean(-2, keepdim=True)
+            variance = cut.square().sum(-2, keepdim=True) / (cut.shape[-2] - 1)
+            cut = cut / (variance.sqrt() + 1e-6)
         pixels: Tensor = cut.flatten(2)
         return pixels
 
