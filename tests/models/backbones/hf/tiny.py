@@ -1,11 +1,13 @@
 """Tiny models of every family with random weights, and random batches for them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.backbones.hf.config import DualEncoderConfig, GenerativeConfig
 from models.backbones.video_language import Kind, Setting, VideoLanguageBatch, VideoLanguageConfig, VideoLanguageNetwork
+from models.data.hub import quiet
 
 FRAMES, SIDE, WORDS, OPTIONS, VOCABULARY, CODES = 2, 16, 7, 3, 30, 5
 FIRST, LAST, MASK = 20, 21, 22
@@ -79,6 +81,21 @@ def setting(kind: Kind, **changes: Any) -> Setting:
     named = kind in ("open_ended", "recognition")
     classes, ids = (tuple("abcde"), CLASS_IDS) if named else ((), ())
     return Setting(kind, VOCABULARY, WORDS, (FIRST, LAST, MASK), classes, ids, **changes)
+
+
+def saved(family: str, kind: Any, folder: Path) -> Any:
+    """A model of `kind` of `transformers` with random weights, float32, also saved in `folder`."""
+    torch.manual_seed(3)
+    made = config(family).of_transformers(setting("retrieval", shift=1))  # type: ignore[attr-defined]
+    for part in (made, getattr(made, "text_config", made)):
+        part.eos_token_id, part.bos_token_id, part.pad_token_id = LAST - 1, FIRST - 1, 1
+    with quiet():
+        model = (getattr(kind, "from_config", None) or kind._from_config)(made).float().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        model.save_pretrained(folder)
+    return model
 
 
 def network(family: str, kind: Kind, codes: int = 0, **changes: Any) -> VideoLanguageNetwork:
