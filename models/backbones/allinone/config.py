@@ -71,8 +71,8 @@ class AllInOneConfig(VideoLanguageConfig):
         return self.patch
 
     def losses(self, kind: Kind, codes: int) -> tuple[str, ...]:
-        """`itc` (the released MELTR branch meant it to lead, and led with `mlm`), `mc`, `oe` or `recognition`; then
-        the auxiliary losses.
+        """`itc`, `mc`, `oe` or `recognition`, then the auxiliary losses. MELTR's released branch lets `mlm` lead in
+        retrieval, by the order of a table.
 
         Raises:
             UserError: the kind of task cannot have one of those that `auxiliary` names.

@@ -5,7 +5,6 @@ Shape legend: n samples, X words, l image tokens, H hidden, k texts beside a sam
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from models.backbones.univl.losses import contrastive_loss, wide
@@ -58,8 +57,8 @@ def transport_distances(words: Tensor, words_count: Tensor, patches: Tensor, pat
     cost = 1 - torch.matmul(next(units), next(units).transpose(1, 2))
     pairs = words_count[:, :, None] & patches_count[:, None]
     cost = torch.where(pairs, cost, 0.0)
-    constant = forward_ad.unpack_dual(cost).primal.detach()
-    return (cost * transport_plans(constant, words_count, patches_count).transpose(1, 2)).sum((1, 2))
+    plans = transport_plans(cost.detach(), words_count, patches_count)
+    return (cost * plans.transpose(1, 2)).sum((1, 2))
 
 
 @torch.no_grad()

@@ -137,6 +137,15 @@ def test_nothing_hidden_is_no_loss_and_no_nan() -> None:
     assert [loss.item() for loss in losses.values()] == [0, 0]
 
 
+def test_what_is_hidden_is_guessed_from_the_rest() -> None:
+    network, whole = small.network("recognition"), small.batch("recognition")
+    hidden = whole.hidden.repeat_interleave(small.PATCH, -1).repeat_interleave(small.PATCH, -2)[:, :, None]
+    expected = network(whole, ("mvm",))["mvm"]
+    for where, same in ((hidden, True), (~hidden, False)):
+        other = replace(whole, frames=torch.where(where, whole.frames.flip(-1), whole.frames))
+        assert torch.equal(network(other, ("mvm",))["mvm"], expected) is same
+
+
 def test_one_sample_keeps_its_text_and_ranks_first() -> None:
     """Also where all others say the same: there is nothing to tell apart."""
     network, alike = small.network("retrieval"), small.batch("retrieval").rows(slice(5, 7))
