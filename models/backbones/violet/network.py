@@ -140,7 +140,7 @@ class Violet(VideoLanguageNetwork):
         if "vtm" in wanted:
             found["vtm"] = self.matching(torch.cat([videos for videos, _ in parts]), self._own_texts(batch))
         nothing = self.enc_img.emb_cls.new_zeros(0, self.config.hidden)
-        for loss in self.heads.keys() - wanted:  # every head takes part, of no rows if need be
+        for loss in [loss for loss in self.heads if loss not in wanted]:  # every head takes part, if only with no rows
             found[names[0]] = found[names[0]] + self._head(loss, nothing).sum()
         return {name: found[name] for name in names}
 
