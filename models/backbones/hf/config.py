@@ -4,7 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from models.backbones.hf.source import CLIP, HALF, IMAGENET, SourceConfig, Triple
+from models.backbones.hf.passes import Triple
+from models.backbones.hf.source import CLIP, HALF, IMAGENET, SourceConfig
 from models.backbones.hf.towers import CLIPS, SIGLIPS, XCLIP
 from models.backbones.video_language import Kind, Setting, VideoLanguageNetwork
 from models.errors import UserError

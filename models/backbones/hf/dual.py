@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from models.backbones.hf.blocks import blocks_of
 from models.backbones.hf.losses import classes, contrastive, sigmoid
-from models.backbones.hf.passes import dtype_of, standardised
-from models.backbones.hf.source import Triple
+from models.backbones.hf.passes import Triple, dtype_of, standardised
 from models.backbones.hf.towers import Towers, Video
 from models.backbones.video_language import Setting, VideoLanguageBatch, VideoLanguageNetwork
 
@@ -87,7 +86,7 @@ class DualEncoder(VideoLanguageNetwork):
         return Video(*parts[:3]), texts
 
     def _video(self, frames: Tensor) -> Video:
-        return self.towers.video(standardised(frames, *self.statistics, dtype_of(self.towers)))
+        return self.towers.video(standardised(frames, self.statistics, dtype_of(self.towers)))
 
     def _texts(self, ids: Tensor) -> Tensor:
         mask = (ids != 0).long()

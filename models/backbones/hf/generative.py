@@ -17,10 +17,9 @@ from models.backbones.hf.answers import AnswerTree, tree_of
 from models.backbones.hf.blocks import blocks_of
 from models.backbones.hf.config import GenerativeConfig
 from models.backbones.hf.losses import classes, contrastive, wide
-from models.backbones.hf.passes import at_least_one, dtype_of, standardised
+from models.backbones.hf.passes import Triple, at_least_one, dtype_of, standardised
 from models.backbones.hf.prompts import ended, packed, words
 from models.backbones.hf.seeing import Seeing, TiedWords
-from models.backbones.hf.source import Triple
 from models.backbones.video_language import Setting, VideoLanguageBatch, VideoLanguageNetwork
 
 Text = tuple[Tensor, Tensor]
@@ -60,8 +59,9 @@ class Generative(VideoLanguageNetwork):
         before, between, after = (torch.tensor(part, dtype=torch.long) for part in prompt)
         for name, tensor in {"before": before, "between": between, "after": after, "known": self._known()}.items():
             self.register_buffer(name, tensor, persistent=False)
-        visual = cast(Seeing, seeing).positions(len(before), config.frames, config.image_size)
-        between_at = visual.max() + 1 + torch.arange(len(between))
+        visual, later = cast(Seeing, seeing).positions(len(before), config.frames, config.image_size)
+        between_at = later + torch.arange(len(between))
+        self.later = later + len(between)
         self.register_buffer("positions", torch.cat([visual, between_at.expand(len(visual), -1)], 1), persistent=False)
         self.end = setting.special[1] - setting.shift
 
@@ -144,7 +144,7 @@ class Generative(VideoLanguageNetwork):
     def _prefix(self, frames: Tensor) -> Tensor:
         """(n, T, 3, h, w) -> (n, P, D): the prompt's beginning, the video, and what comes between it and a question."""
         dtype = dtype_of(self.language)
-        visual = self.seeing(standardised(frames, *self.statistics, dtype))
+        visual = self.seeing(standardised(frames, self.statistics, dtype))
         around = (self._embedded(cast(Tensor, ids)).expand(len(frames), -1, -1) for ids in (self.before, self.between))
         before, between = around
         return torch.cat([before, visual.to(dtype), between], 1)
@@ -177,8 +177,7 @@ class Generative(VideoLanguageNetwork):
 
     def _later(self, count: int) -> Tensor:
         """The positions of `count` tokens after the prefix."""
-        places = cast(Tensor, self.positions)
-        return places.max() + 1 + torch.arange(count, device=places.device)
+        return self.later + torch.arange(count, device=cast(Tensor, self.positions).device)
 
     def _states(self, embedded: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """(n, P + L, D), (axes, n, P + L) -> (n, P + L, D)."""

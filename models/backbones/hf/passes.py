@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+Triple = tuple[float, float, float]
 T = TypeVar("T", Tensor, tuple[Tensor, ...])
 
 
@@ -29,7 +30,7 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
 
 
-def standardised(frames: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:
-    """(..., 3, h, w) from 0 to 1 -> in units of the deviation, around the mean."""
-    centre, deviation = (frames.new_tensor(values)[:, None, None] for values in (mean, std))
+def standardised(frames: Tensor, statistics: tuple[Triple, Triple], dtype: torch.dtype) -> Tensor:
+    """(..., 3, h, w) from 0 to 1 -> around the mean, in units of the deviation."""
+    centre, deviation = (frames.new_tensor(values)[:, None, None] for values in statistics)
     return ((frames - centre) / deviation).to(dtype)

@@ -19,9 +19,9 @@ class Seeing(Protocol):
         """(n, T, 3, h, w), standardised -> (n, V, D)."""
         ...
 
-    def positions(self, before: int, frames: int, size: int) -> Tensor:
+    def positions(self, before: int, frames: int, size: int) -> tuple[Tensor, int]:
         """(axes, before + V): the positions of tokens before the video and of its own, on the axes of the language
-        model's rotary embedding; the text goes on after the greatest of them."""
+        model's rotary embedding; and the one at which the text goes on."""
         ...
 
 
@@ -58,12 +58,13 @@ class QwenSeeing(nn.Module):
         found: Tensor = self.visual(self.patches(pixels), grid_thw=grid).pooler_output
         return found.view(len(pixels), -1, found.shape[1])
 
-    def positions(self, before: int, frames: int, size: int) -> Tensor:
-        """(3, before + V): time, row and column (Qwen2-VL report, section 2.1, M-RoPE)."""
+    def positions(self, before: int, frames: int, size: int) -> tuple[Tensor, int]:
+        """(3, before + V): time, row and column (Qwen2-VL report, section 2.1, M-RoPE). The text goes on after the
+        rows and columns, as the library has it, also where the video's time is further."""
         pairs, side = self.grid(frames, size)
         side //= self.vision.spatial_merge_size
         places = torch.cartesian_prod(torch.arange(pairs) * self.step, torch.arange(side), torch.arange(side)).T
-        return torch.cat([torch.arange(before).expand(3, -1), before + places], 1)
+        return torch.cat([torch.arange(before).expand(3, -1), before + places], 1), before + side
 
 
 class LlavaSeeing(nn.Module):
@@ -92,9 +93,10 @@ class LlavaSeeing(nn.Module):
         found: Tensor = self.projector(states)
         return found.reshape(len(pixels), -1, found.shape[2])
 
-    def positions(self, before: int, frames: int, size: int) -> Tensor:
+    def positions(self, before: int, frames: int, size: int) -> tuple[Tensor, int]:
         """(1, before + V): one after the other."""
-        return torch.arange(before + frames * (self.side**2 + self.first - self.skipped))[None]
+        count = before + frames * (self.side**2 + self.first - self.skipped)
+        return torch.arange(count)[None], count
 
 
 class TiedWords(nn.Embedding):

@@ -11,12 +11,12 @@ from typing import Any, Self
 import torch
 from pydantic import Field, model_validator
 
+from models.backbones.hf.passes import Triple
 from models.backbones.video_language import Setting, VideoLanguageConfig
 from models.data.hub import LOAD, loading, locate, quiet
 from models.data.sentences import load_tokenizer
 from models.errors import UserError
 
-Triple = tuple[float, float, float]
 IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP: tuple[Triple, Triple] = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF: tuple[Triple, Triple] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

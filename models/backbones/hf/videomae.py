@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from models.backbones.hf.blocks import blocks_of
 from models.backbones.hf.losses import NO_LABEL, classes, wide
-from models.backbones.hf.passes import at_least_one, dtype_of, standardised
-from models.backbones.hf.source import Triple
+from models.backbones.hf.passes import Triple, at_least_one, dtype_of, standardised
 from models.backbones.video_language import Setting, VideoLanguageBatch, VideoLanguageNetwork
 
 
@@ -77,7 +76,7 @@ class MaskedAutoencoder(VideoLanguageNetwork):
 
     def _encoded(self, frames: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Of the tokens that are not hidden."""
-        pixels = standardised(frames, *self.statistics, dtype_of(self.encoder))
+        pixels = standardised(frames, self.statistics, dtype_of(self.encoder))
         found: Tensor = self.encoder(pixels, bool_masked_pos=hidden).last_hidden_state
         return found
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def test_logits_are_the_librarys(family: str, tmp_path: Path) -> None:
     config = tiny.config(family, source=str(tmp_path), architecture={})
     network = config.build(tiny.setting("retrieval", shift=1, padding=1)).eval()
     batch = tiny.batch("retrieval")
-    pixels = standardised(batch.frames, *config.published, torch.float32)
+    pixels = standardised(batch.frames, config.published, torch.float32)
     ids, mask = own_ids(batch.ids[:, 0])
     with torch.no_grad():
         texts = network.encode_texts(batch.ids[:, 0])
@@ -40,7 +41,7 @@ def test_logits_are_the_librarys(family: str, tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def of_frames(reference: torch.nn.Module, family: str, ids: Tensor, mask: Tensor, pixels: Tensor) -> Tensor:
+def of_frames(reference: Any, family: str, ids: Tensor, mask: Tensor, pixels: Tensor) -> Tensor:
     """(k, T, n): the library's logits of every text with every frame, in which that of a video is linear but for the
     length of its mean vector; made here such that the mean over frames is the video's."""
     images = {"pixel_values": pixels.flatten(0, 1)}
@@ -55,7 +56,8 @@ def of_frames(reference: torch.nn.Module, family: str, ids: Tensor, mask: Tensor
     lengths = videos.mean(1).norm(dim=-1)
     logits = made.logits_per_text.unflatten(1, pixels.shape[:2]).transpose(1, 2)
     bias = reference.logit_bias if family.startswith("siglip") else 0
-    return (logits - bias) / lengths + bias
+    found: Tensor = (logits - bias) / lengths + bias
+    return found
 
 
 def patches(pixels: Tensor, side: int = 8) -> dict[str, Tensor]:
@@ -85,13 +87,14 @@ def test_losses_are_the_librarys(family: str, tmp_path: Path) -> None:
     network = config.build(tiny.setting("retrieval", shift=1, padding=1)).eval()
     batch = tiny.batch("retrieval")
     batch = VideoLanguageBatch(**{**vars(batch), "frames": batch.frames[:, :frames]})
-    pixels = standardised(batch.frames, *config.published, torch.float32)
+    pixels = standardised(batch.frames, config.published, torch.float32)
     ids, mask = own_ids(batch.ids[:, 0])
+    texts = {"input_ids": ids, "attention_mask": mask}
     if family == "siglip":
-        ids, mask = F.pad(ids[:, 1:], (0, 9 - ids.shape[1] + 1), value=1), None  # type: ignore[assignment]
+        texts = {"input_ids": F.pad(ids[:, 1:], (0, 9 - ids.shape[1] + 1), value=1)}
     with torch.no_grad():
         images = pixels if family == "xclip" else pixels[:, 0]
-        expected = reference(input_ids=ids, attention_mask=mask, pixel_values=images, return_loss=True).loss
+        expected = reference(**texts, pixel_values=images, return_loss=True).loss
         (name, of_frame) = config.losses("retrieval", 0)
         losses = network(batch, (name, of_frame))
     assert losses[name].item() / 5 == pytest.approx(expected.item(), rel=1e-4)
@@ -140,7 +143,7 @@ def test_pixels_are_as_the_processor_makes_them() -> None:
     processor = CLIPImageProcessorPil(size=size, crop_size=size)
     images = [frame.permute(1, 2, 0).byte().numpy() for frame in frames]
     expected = processor(images, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(standardised(frames / 255, *CLIP, torch.float32), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(standardised(frames / 255, CLIP, torch.float32), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mean_pooling", [True, False])
@@ -153,10 +156,10 @@ def test_videomae_recognises_as_the_librarys(mean_pooling: bool, tmp_path: Path)
     sizes = tiny.ARCHITECTURES["videomae"] | {"model_type": "videomae", "use_mean_pooling": mean_pooling}
     config = tiny.config("videomae", architecture=sizes)
     network = config.build(tiny.setting("recognition")).eval()
-    network.encoder.load_state_dict(reference.videomae.state_dict())  # type: ignore[operator]
-    network.head.load_state_dict(reference.classifier.state_dict())  # type: ignore[operator]
+    network.encoder.load_state_dict(reference.videomae.state_dict())
+    network.head.load_state_dict(reference.classifier.state_dict())
     batch = tiny.batch("recognition")
-    pixels = standardised(batch.frames, *config.published, torch.float32)
+    pixels = standardised(batch.frames, config.published, torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(network.answer(batch), reference(pixels).logits, rtol=1e-4, atol=1e-5)
 
@@ -169,8 +172,8 @@ def test_videomae_reconstructs_as_the_librarys(normalised: bool, tmp_path: Path)
     config = tiny.config("videomae", source=str(tmp_path), architecture={}, hidden_share=0.5)
     network = config.build(tiny.setting("recognition")).eval()
     batch = tiny.batch("recognition")
-    pixels = standardised(batch.frames, *config.published, torch.float32)
-    tubes = network._tubes(batch.seeds)  # type: ignore[operator]
+    pixels = standardised(batch.frames, config.published, torch.float32)
+    tubes = network._tubes(batch.seeds)
     places = (tiny.SIDE // 8) ** 2
     assert tubes.shape == (5, places)  # two frames are one pair
     assert tubes.sum(1).tolist() == [places // 2] * 5
@@ -185,8 +188,8 @@ def test_visual_tokens_are_those_of_hidden_cells() -> None:
     network, batch = tiny.network("videomae", "recognition", tiny.CODES), tiny.batch("recognition", codes=tiny.CODES)
     with torch.no_grad():
         found = network(batch, ("mvm",))["mvm"].item()
-        states = network._states(batch.masked_frames)  # type: ignore[operator]
-        guesses = network.codes(states).double()  # type: ignore[operator]
+        states = network._states(batch.masked_frames)
+        guesses = network.codes(states).double()
     expected, side = 0.0, tiny.SIDE // 8
     for sample, frame, row, column in batch.hidden.nonzero().tolist():
         of_frame = guesses[sample, row * side + column].view(tiny.FRAMES, tiny.CODES)[frame]

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForImageTextToText
 
 from models.backbones.hf.config import DualEncoderConfig, GenerativeConfig
-from models.backbones.video_language import Kind, Setting, VideoLanguageBatch, VideoLanguageConfig, VideoLanguageNetwork
+from models.backbones.video_language import Kind, Setting, VideoLanguageBatch
 from models.data.hub import quiet
 
 FRAMES, SIDE, WORDS, OPTIONS, VOCABULARY, CODES = 2, 16, 7, 3, 30, 5
@@ -71,7 +72,7 @@ DUALS = ("clip", "metaclip_2", "chinese_clip", "siglip", "siglip2", "xclip")
 GENERATIVE = ("qwen2_5_vl", "llava")
 
 
-def config(family: str, **changes: Any) -> VideoLanguageConfig:
+def config(family: str, **changes: Any) -> Any:
     kind = GenerativeConfig if family in GENERATIVE else DualEncoderConfig
     given = {"frames": FRAMES, "image_size": SIDE, "architecture": {"model_type": family} | ARCHITECTURES[family]}
     return kind.model_validate(given | changes)
@@ -86,7 +87,7 @@ def setting(kind: Kind, **changes: Any) -> Setting:
 def saved(family: str, kind: Any, folder: Path) -> Any:
     """A model of `kind` of `transformers` with random weights, float32, also saved in `folder`."""
     torch.manual_seed(3)
-    made = config(family).of_transformers(setting("retrieval", shift=1))  # type: ignore[attr-defined]
+    made = config(family).of_transformers(setting("retrieval", shift=1))
     for part in (made, getattr(made, "text_config", made)):
         part.eos_token_id, part.bos_token_id, part.pad_token_id = LAST - 1, FIRST - 1, 1
     with quiet():
@@ -98,7 +99,14 @@ def saved(family: str, kind: Any, folder: Path) -> Any:
     return model
 
 
-def network(family: str, kind: Kind, codes: int = 0, **changes: Any) -> VideoLanguageNetwork:
+def reference(family: str) -> Any:
+    """The library's own generative model, with random weights."""
+    with quiet():
+        made = config(family).of_transformers(setting("retrieval"))
+        return AutoModelForImageTextToText.from_config(made)
+
+
+def network(family: str, kind: Kind, codes: int = 0, **changes: Any) -> Any:
     """The same weights at every call, large enough for gradients to be seen; float64."""
     torch.manual_seed(1)
     made = config(family, **changes).build(setting(kind, codes=codes)).double()
