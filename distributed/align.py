@@ -23,7 +23,7 @@ from safetensors.torch import save
 
 from distributed.aligning import check_width, clips_of, read_model, read_passages
 from distributed.command import main_of
-from distributed.export import Export
+from distributed.exported import Export
 from distributed.extraction import Encode
 from distributed.pages.alignment import write_alignment_page
 from distributed.pages.thumbnails import within_budget

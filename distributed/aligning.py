@@ -16,7 +16,7 @@ from distributed import fetch
 from distributed.config import AlignmentRecipe, Recipe
 from distributed.embedding import SETTINGS as TEXT_SETTINGS
 from distributed.embedding import SentenceConfig
-from distributed.export import Export, export_of, read_export
+from distributed.exported import Export, export_of, read_export
 from distributed.extract import clip_of
 from distributed.extraction import SETTINGS, Encode, ExtractionConfig, check_end, frame_times
 from distributed.pages.alignment import GOLD

@@ -75,7 +75,7 @@ class Capacity:
         readers = recipe.scaling.readers_per_worker
         if workers * (resources["CPU"] + readers) > self.total("CPU") + 1e-6:
             raise UserError(
-                f"scaling.readers_per_worker={readers} takes {workers * readers} CPUs beside the {workers} workers', but "
+                f"scaling.readers_per_worker={readers} takes {workers * readers} CPUs beside those of the workers, but "
                 f"this cluster has {self.total('CPU'):g}; lower it (0: the worker reads in a thread of its own)"
             )
         if fitting < workers:

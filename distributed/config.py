@@ -24,7 +24,7 @@ from models.data.alignment_set import AlignmentDataConfig
 from models.data.classification_set import ClassificationDataConfig
 from models.data.mosi import MOSIDataConfig
 from models.data.msrvtt import MSRVTTDataConfig
-from models.data.pixel_sets import PixelDataConfig, kind_of
+from models.data.pixel_sets import PixelDataConfig
 from models.data.youcook2 import YouCook2DataConfig
 from models.meltr.config import MELTRConfig
 from models.neumatch.actions import YMS_ACTIONS
@@ -330,7 +330,7 @@ class VideoLanguageRecipe(Recipe):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        kind = kind_of(self.data)
+        kind = self.data.kind
         asks = TASK_OF_KIND[kind]
         if asks != self.task:
             raise ValueError(

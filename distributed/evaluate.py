@@ -20,11 +20,11 @@ import torch
 
 from distributed import checkpoint, fetch
 from distributed.command import main_of
-from distributed.config import BaselineConfig, Recipe, VideoTextRecipe
-from distributed.export import Export, checkpoint_of, export_of, read_export
+from distributed.config import BaselineConfig, Recipe
+from distributed.exported import Export, checkpoint_of, export_of, read_export
 from distributed.pages.alignment import write_alignment_page
 from distributed.recipe_file import load_recipe
-from distributed.tasks import load_task
+from distributed.tasks import task_of_run
 from models.baselines import ALIGNERS
 from models.baselines.ridge_search import RidgeSearch, captions_used
 from models.data.alignment_set import SPLITS, load_examples
@@ -39,6 +39,7 @@ from models.neumatch.decoding import DecodingConfig, align
 from models.neumatch.metrics import Score, score
 from models.neumatch.oracle import oracle_alignment
 from models.tasks.task import Task
+from models.tasks.video_language import VideoLanguageTask
 from models.tasks.video_text import VideoTextTask
 
 ORACLE, NEUMATCH = "oracle (ceiling of the clips)", "NeuMATCH"
@@ -171,13 +172,6 @@ def _scored_by_its_task(where: Path, overrides: Sequence[str]) -> Recipe | None:
     return None if recipe.task == "alignment" else recipe
 
 
-def task_of_run(recipe: Recipe) -> Task:
-    """The task of a trained run, whose weights come from its checkpoints."""
-    if isinstance(recipe, VideoTextRecipe):
-        recipe = recipe.model_copy(update={"model": recipe.model.without_start()})
-    return load_task(recipe)
-
-
 def scores_of(task: Task, chosen: checkpoint.Checkpoint, split: str) -> dict[str, float]:
     """What a checkpoint scores on a split.
 
@@ -193,15 +187,18 @@ def scores_of(task: Task, chosen: checkpoint.Checkpoint, split: str) -> dict[str
 
 
 def score_task(recipe: Recipe, split: str, which: str, baselines: bool) -> Path:
-    """Prints a run's scores on a split, and writes them to a file in its folder, whose path it returns; for retrieval
-    beside a ridge regression's."""
+    """Prints a run's scores on a split beside those of plain methods, and writes them to a file in its folder, whose
+    path it returns."""
     chosen, task = checkpoint_of(recipe.folder, which), task_of_run(recipe)
     scores = scores_of(task, chosen, split)
     rows = {recipe.name: scores}
     if baselines and isinstance(task, VideoTextTask) and task.kind == "retrieval":
         rows |= _ridge_search(task, split, recipe.cache)
+    if baselines and isinstance(task, VideoLanguageTask):
+        rows |= task.plain(split)
     lines = [f"| {split}, step {chosen.step} | {' | '.join(scores)} |", "|---" * (1 + len(scores)) + "|"]
-    lines += [f"| {name} | {' | '.join(f'{value:.2f}' for value in row.values())} |" for name, row in rows.items()]
+    for name, row in rows.items():
+        lines.append(f"| {name} | {' | '.join(f'{row[key]:.2f}' if key in row else '' for key in scores)} |")
     print("\n".join(lines))
     target = recipe.folder / f"evaluation-{split}.json"
     with atomic_path(target) as temporary:

@@ -17,7 +17,7 @@ from distributed.collectives import WorldCollectives, everyone, together
 from distributed.combining import Combiner, Step
 from distributed.config import Recipe, recipe_from_json
 from distributed.engine import Engine
-from distributed.export import read_export
+from distributed.exported import read_export
 from distributed.liveness import Liveness, in_collective
 from distributed.machine import EngineMachine
 from distributed.metrics_file import read_metrics

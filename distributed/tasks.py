@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from distributed.config import AlignmentRecipe, ClassificationRecipe, Recipe, VideoLanguageRecipe, VideoTextRecipe
-from distributed.export import read_export
+from distributed.exported import read_export
 from distributed.storage import PREPROCESSING
 from models.backbones.univl.build import check_start
 from models.combiners import losses_needed
@@ -63,6 +63,13 @@ def load_task(recipe: Recipe) -> Task:
         raise ValueError(f"no task for a {type(recipe).__name__}")
     examples = load_examples(recipe.data, recipe.cache)
     return alignment_task(recipe, examples, Preprocessors.from_file(recipe.folder / PREPROCESSING))
+
+
+def task_of_run(recipe: Recipe) -> Task:
+    """The task of a trained run, whose weights come from its checkpoints."""
+    if isinstance(recipe, VideoTextRecipe | VideoLanguageRecipe):
+        recipe = recipe.model_copy(update={"model": recipe.model.without_start()})
+    return load_task(recipe)
 
 
 def alignment_task(

@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 
 from distributed.config import Recipe
-from distributed.evaluate import scores_of, task_of_run
-from distributed.export import checkpoint_of
+from distributed.evaluate import scores_of
+from distributed.exported import checkpoint_of
+from distributed.tasks import task_of_run
 from models.data.files import atomic_path
 from models.errors import UserError
 

@@ -23,8 +23,9 @@ Kind = Literal["retrieval", "multiple_choice", "open_ended", "recognition"]
 """What is asked of a video: which text is its own; which of O texts answers; which of C answers is the answer to a
 question; which of C classes it is of, without any text."""
 NO_LABEL = -1
-WORD_LOSSES, CELL_LOSSES = ("mtm", "mlm"), ("mvm",)
-"""Losses that are means over masked words and over hidden cells, not over samples."""
+WORD_LOSSES, CELL_LOSSES, ANSWER_LOSSES = ("mtm", "mlm"), ("mvm",), ("mc", "oe", "recognition")
+"""Losses that are means over masked words, over hidden cells, and over samples with a known answer; all others are
+means over all samples."""
 
 
 @dataclass(frozen=True)
@@ -136,17 +137,18 @@ class VideoLanguageConfig(StrictConfig):
         """
 
     def weights(self, batch: VideoLanguageBatch, names: Sequence[str]) -> dict[str, float]:
-        """Over how much of this batch each loss is summed: masked words, hidden cells, or samples."""
-        counts = {"words": batch.token_labels, "cells": batch.cell_labels}
-        kinds = dict.fromkeys(WORD_LOSSES, "words") | dict.fromkeys(CELL_LOSSES, "cells")
+        """Over how much of this batch each loss is summed: masked words, hidden cells, answers, or samples."""
+        labels = dict.fromkeys(WORD_LOSSES, batch.token_labels) | dict.fromkeys(CELL_LOSSES, batch.cell_labels)
+        labels |= dict.fromkeys(ANSWER_LOSSES, batch.answers)
         return {
-            name: float((counts[kinds[name]] != NO_LABEL).sum()) if name in kinds else float(len(batch.frames))
+            name: float((labels[name] != NO_LABEL).sum()) if name in labels else float(len(batch.frames))
             for name in names
         }
 
     def without_start(self) -> Self:
         """The same network without the weights that it starts from, for those who bring their own."""
-        return self.model_copy(update={"checkpoint": None})
+        starts = {"checkpoint", "text_from"} & type(self).model_fields.keys()
+        return self.model_copy(update=dict.fromkeys(starts))
 
 
 class VideoLanguageNetwork(nn.Module):

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from models.backbones.video_language import Kind
 from models.data.asked import Asked
 from models.data.kinetics import KineticsConfig, load_kinetics
 from models.data.msrvtt_pixels import MSRVTTPixelsConfig, load_msrvtt_pixels
@@ -37,16 +36,3 @@ def load_asked(config: PixelDataConfig) -> tuple[Asked, FrameSource]:
             return load_tgif_qa(config, has), source
         case KineticsConfig():
             return load_kinetics(config, has), source
-
-
-def kind_of(config: PixelDataConfig) -> Kind:
-    """What a data set asks, without reading it."""
-    match config:
-        case MSRVTTPixelsConfig():
-            return "recognition" if config.ask == "category" else "retrieval"
-        case TGIFQAConfig():
-            return "open_ended" if config.subset == "frameqa" else "multiple_choice"
-        case KineticsConfig():
-            return "recognition"
-        case _:
-            return "open_ended"

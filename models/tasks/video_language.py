@@ -22,7 +22,7 @@ from models.data.pixels.sources import FrameSource
 from models.data.pixels.visual_tokens import VisualTokensConfig, fit_or_load
 from models.data.tokens import Tokenizer
 from models.errors import UserError
-from models.metrics.answering import answer_scores
+from models.metrics.answering import answer_scores, majority
 from models.metrics.retrieval import ranks, retrieval_scores
 
 SPLITS = ("train", "validation", "test")
@@ -199,6 +199,17 @@ class VideoLanguageTask:
             gold = torch.tensor([item.video for item in chosen.items])
             return retrieval_scores(ranks(similarities.float(), gold))
         return answer_scores(sums.round().long(), chosen.items, self.kind)
+
+    def plain(self, split: str) -> dict[str, dict[str, float]]:
+        """What needs no network scores on a split, by its name: the most frequent training answer, or chance."""
+        items = self.asked.splits[split].items
+        if self.kind == "retrieval":
+            videos = len(self.asked.splits[split].videos)
+            equal = torch.zeros(len(items), videos)
+            return {"chance": retrieval_scores(ranks(equal, torch.tensor([item.video for item in items])))}
+        if self.kind == "multiple_choice":
+            return {"chance": {"accuracy": 100 / self.scored[split].options}}
+        return {"most frequent answer": {"accuracy": majority(self.asked.splits["train"].items, items)}}
 
     def selected(self, scores: Mapping[str, float]) -> float:
         """The mean of R@1, R@5 and R@10; or the accuracy."""

@@ -15,7 +15,7 @@ from distributed.aligning import clips_of
 from distributed.embedding import SETTINGS as TEXT_SETTINGS
 from distributed.embedding import SentenceConfig
 from distributed.evaluate import evaluate
-from distributed.export import export_of, write_export
+from distributed.exported import export_of, write_export
 from distributed.extract import CLIP_FEATURES
 from distributed.extraction import SETTINGS, Cutter, Encode, ExtractionConfig, begin, gather
 from models.data.alignment_set import load_examples

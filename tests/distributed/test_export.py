@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from distributed import checkpoint
 from distributed.config import Recipe
-from distributed.export import PREFIX, Export, export, export_of, read_export, write_export
+from distributed.export import export
+from distributed.exported import PREFIX, Export, export_of, read_export, write_export
 from distributed.shards import Slice
 from distributed.train import prepare, train
 from models.data.alignment_set import load_examples
@@ -65,7 +66,7 @@ def test_best_differs_from_last(run: Path) -> None:
 READER = """
 import sys
 from pathlib import Path
-from distributed.export import read_export
+from distributed.exported import read_export
 from models.data.alignment_set import AlignmentDataConfig, load_examples
 from models.neumatch.decoding import DecodingConfig, align
 export = read_export(Path(sys.argv[1]))

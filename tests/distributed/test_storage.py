@@ -23,7 +23,8 @@ from distributed import alone, checkpoint, fetch
 from distributed.alone import FarBoard, SignOfLife, board_of, check_alone
 from distributed.config import Recipe
 from distributed.evaluate import evaluate
-from distributed.export import export, read_export
+from distributed.export import export
+from distributed.exported import read_export
 from distributed.inspect import inspect
 from distributed.metrics_file import read_metrics
 from distributed.recipe_file import dump_recipe

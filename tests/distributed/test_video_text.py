@@ -10,7 +10,8 @@ import torch
 from distributed import checkpoint
 from distributed.config import Recipe
 from distributed.evaluate import evaluate
-from distributed.export import checkpoint_of, export
+from distributed.export import export
+from distributed.exported import checkpoint_of
 from distributed.inspect import inspect
 from distributed.recipe_file import dump_recipe
 from distributed.tasks import load_task

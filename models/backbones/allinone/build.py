@@ -9,6 +9,7 @@ from torch import Tensor
 from models.backbones.allinone.config import AllInOneConfig
 from models.backbones.allinone.network import AllInOne
 from models.backbones.allinone.official import HEADS, fitted, load_official
+from models.backbones.bert import start_from
 from models.backbones.checkpoints import read_checkpoint
 from models.backbones.video_language import Setting
 from models.errors import UserError
@@ -25,6 +26,9 @@ def build(config: AllInOneConfig, setting: Setting) -> AllInOne:
     network = _network(config, setting)
     if config.checkpoint is not None:
         load_official(network, _read(config.checkpoint), config.checkpoint, config.allow_missing_weights)
+    if config.text_from is not None and hasattr(network, "text_embeddings"):
+        words = network.text_embeddings.named_parameters()
+        start_from(config.text_from, {f"embeddings.{name}": tensor for name, tensor in words})
     if config.lora is not None:
         adapt(network, config.lora, ("qkv",), HEADS)
     if config.frozen:

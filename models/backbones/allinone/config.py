@@ -42,6 +42,9 @@ class AllInOneConfig(VideoLanguageConfig):
     """Pixels of a side of the square patches; they are also the cells that masking hides."""
     text_positions: int = Field(default=40, ge=2)
     vocabulary: int = Field(default=30522, ge=1)
+    text_from: str | None = None
+    """A BERT-like `transformers` model (`minilm`, a folder or a hub name) that the embeddings of words start from; its
+    width must be `hidden`."""
     shared: int = Field(default=512, ge=1)
     """Width of the vectors that retrieval compares."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -101,6 +104,8 @@ class AllInOneConfig(VideoLanguageConfig):
             raise ValueError(f"auxiliary={self.auxiliary} names a loss twice")
         if set(self.frozen) == set(self.COMPONENTS):
             raise ValueError("frozen names every part; leave one to train")
+        if self.checkpoint is not None and self.text_from is not None:
+            raise ValueError("checkpoint and text_from both say where the weights of texts come from; keep one")
         if self.frozen and self.lora is not None:
             raise ValueError("lora freezes every part by itself; leave frozen empty")
         return self

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from models.backbones.bert import start_from
 from models.backbones.checkpoints import fitted as fitted_state
 from models.backbones.univl.network import UniVL
-from models.data.sentences import SentenceEncoder
 from models.errors import UserError
 
 TIED = {
@@ -65,21 +65,5 @@ def start_text_from(network: UniVL, source: str) -> None:
     Raises:
         UserError: it cannot be loaded, has another width or fewer layers, words or positions than the network.
     """
-    encoder = SentenceEncoder.load(source).model
-    theirs = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("pooler.")}
     ours = {n.removeprefix("bert."): t for n, t in network.state_dict().items() if n.startswith("bert.")}
-    with torch.no_grad():
-        for name, tensor in ours.items():
-            if name.startswith("pooler."):
-                continue
-            found = theirs.get(name)
-            if found is None:
-                raise UserError(f"model.text_from={source}: has no {name!r}; expected a BERT of enough layers")
-            if name.endswith(("position_embeddings.weight", "token_type_embeddings.weight")):
-                found = found[: len(tensor)]
-            if found.shape != tensor.shape:
-                raise UserError(
-                    f"model.text_from={source}: {name!r} is {tuple(found.shape)}, the model's {tuple(tensor.shape)}; "
-                    "set model.hidden, model.intermediate and model.vocabulary to its sizes"
-                )
-            tensor.copy_(found)
+    start_from(source, {name: tensor for name, tensor in ours.items() if not name.startswith("pooler.")})

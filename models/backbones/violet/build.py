@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
+from models.backbones.bert import start_from
 from models.backbones.checkpoints import read_checkpoint
 from models.backbones.video_language import Setting
 from models.backbones.violet.config import VioletConfig
@@ -27,11 +30,20 @@ def build(config: VioletConfig, setting: Setting) -> Violet:
     network = Violet(config, setting)
     if state is not None:
         load_official(network, state, str(config.checkpoint), config.allow_missing_weights)
+    if config.text_from is not None:
+        start_from(config.text_from, _bert(network))
     if config.lora is not None:
         adapt(network, config.lora, PROJECTIONS, tuple(f"{head}." for head in network.heads.values()))
     if config.frozen:
         freeze(network, lambda name: Violet.component_of(name) in config.frozen)
     return network
+
+
+def _bert(network: Violet) -> dict[str, Tensor]:
+    """The weights that a BERT also has, under its names."""
+    theirs = {"enc_txt.emb_txt.": "embeddings.", "trsfr.": "encoder."}
+    parameters = list(network.named_parameters())
+    return {new + n.removeprefix(old): t for old, new in theirs.items() for n, t in parameters if n.startswith(old)}
 
 
 def _check(config: VioletConfig, setting: Setting) -> None:

@@ -44,6 +44,9 @@ class VioletConfig(VideoLanguageConfig):
     """Cells of a frame in the table of places; a frame may have fewer."""
     codes: int = Field(default=8192, ge=1)
     """Visual tokens that the head of `mvm` can name; a tokenizer may have fewer."""
+    text_from: str | None = None
+    """A BERT-like `transformers` model (`minilm`, a folder or a hub name) that the embeddings and the cross encoder
+    start from, as in the published pre-training; its width must be 8 * embed_dim."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Of the BERT and the heads."""
     answer_dropout: float = Field(default=0.5, ge=0, lt=1)
@@ -103,6 +106,8 @@ class VioletConfig(VideoLanguageConfig):
                 raise ValueError(f"swin_heads={self.swin_heads}: stage {stage} has {width} channels, no multiple")
         if len(set(self.frozen)) == len(self.COMPONENTS):
             raise ValueError("frozen names every part; leave one to train")
+        if self.checkpoint is not None and self.text_from is not None:
+            raise ValueError("checkpoint and text_from both say where the weights of texts come from; keep one")
         if self.frozen and self.lora is not None:
             raise ValueError("lora freezes every part by itself; leave frozen empty")
         return self

@@ -24,17 +24,17 @@ def expected_loss(reference: Any, family: str, frames: Tensor, question: list[in
     """The library's mean loss of the tokens of one answer, by its own tokens, pixels and labels."""
     config, pixels = reference.config, standardised(frames, CLIP, torch.float32)
     config.image_token_id, config.video_token_id = IMAGE, VIDEO
-    if family == "llava":
+    if family.startswith("llava"):
         visual = tiny.FRAMES * (tiny.SIDE // 8) ** 2
         seen: dict[str, Any] = {"pixel_values": pixels}
     else:
         pairs, side = (tiny.FRAMES + 1) // 2, tiny.SIDE // 4
         visual = pairs * (side // 2) ** 2
         seen = {"pixel_values_videos": patches(pixels), "video_grid_thw": torch.tensor([[pairs, side, side]])}
-    token = IMAGE if family == "llava" else VIDEO
+    token = IMAGE if family.startswith("llava") else VIDEO
     read = [*PROMPT[0], *[token] * visual, *PROMPT[1], *question, *PROMPT[2]]
     ids = torch.tensor([[*read, *answer]])
-    if family != "llava":
+    if not family.startswith("llava"):
         seen["mm_token_type_ids"] = (ids == VIDEO).int() * 2
     labels = torch.tensor([[*[-100] * len(read), *answer]])
     with torch.no_grad():
@@ -98,10 +98,11 @@ def test_options_are_ranked_by_how_likely_they_are(family: str, tmp_path: Path) 
     assert found == pytest.approx(-scores.log_softmax(1)[rows, batch.answers[:4]].sum().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
 @pytest.mark.parametrize("frames", [1, 2, 5])
-def test_positions_of_qwen_are_the_librarys(frames: int) -> None:
-    made = tiny.network("qwen2_5_vl", "retrieval", frames=frames, prompt_ids=PROMPT)
-    reference: Any = tiny.reference("qwen2_5_vl").model
+def test_positions_of_qwen_are_the_librarys(family: str, frames: int) -> None:
+    made = tiny.network(family, "retrieval", frames=frames, prompt_ids=PROMPT)
+    reference: Any = tiny.reference(family).model
     pairs, side = -(-frames // 2), tiny.SIDE // 4
     visual = pairs * (side // 2) ** 2
     kinds = torch.tensor([[*[0] * 2, *[2] * visual, *[0] * 5]])

@@ -63,13 +63,27 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
             "fullatt_block_indexes": [1],
         },
     },
+    "qwen2_vl": {
+        "text_config": _LAYERS
+        | {
+            "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+        },
+        "vision_config": {"depth": 2, "embed_dim": 16, "num_heads": 2, "hidden_size": 16, "patch_size": 4},
+    },
     "llava": {
         "text_config": _LAYERS | {"model_type": "llama", "num_key_value_heads": 1},
         "vision_config": _VISION | {"model_type": "clip_vision_model", "num_hidden_layers": 3},
     },
+    "llava_siglip": {
+        "model_type": "llava",
+        "vision_feature_select_strategy": "full",
+        "text_config": _LAYERS | {"model_type": "qwen2", "num_key_value_heads": 1},
+        "vision_config": _VISION | {"model_type": "siglip_vision_model"},
+    },
 }
 DUALS = ("clip", "metaclip_2", "chinese_clip", "siglip", "siglip2", "xclip")
-GENERATIVE = ("qwen2_5_vl", "llava")
+GENERATIVE = ("qwen2_vl", "qwen2_5_vl", "llava", "llava_siglip")
 
 
 def config(family: str, **changes: Any) -> Any:

@@ -1,0 +1,37 @@
+"""Starts text parts of networks from BERT-like models of `transformers`."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from models.data.sentences import SentenceEncoder
+from models.errors import UserError
+
+CUT = ("position_embeddings.weight", "token_type_embeddings.weight")
+"""Tables of which the first rows are enough."""
+
+
+@torch.no_grad()
+def start_from(source: str, ours: Mapping[str, Tensor]) -> None:
+    """Overwrites tensors, by their names in BERT (`embeddings.word_embeddings.weight`, ...), with those of a model.
+
+    Args:
+        source: `minilm`, a folder or a hub name; what `model.text_from` says. It may have more layers and positions.
+
+    Raises:
+        UserError: it cannot be loaded, or lacks a tensor or has it in another shape.
+    """
+    theirs = SentenceEncoder.load(source).model.state_dict()
+    for name, tensor in ours.items():
+        found = theirs.get(name)
+        if found is None:
+            raise UserError(f"model.text_from={source}: has no {name!r}; expected a BERT of enough layers")
+        if name.endswith(CUT):
+            found = found[: len(tensor)]
+        if found.shape != tensor.shape:
+            raise UserError(
+                f"model.text_from={source}: {name!r} is {tuple(found.shape)}, the model's {tuple(tensor.shape)}; "
+                "set the model's width, model.intermediate and model.vocabulary to its sizes"
+            )
+        tensor.copy_(found)
