@@ -27,7 +27,7 @@ def contrastive(logits: Tensor, known: Tensor, collectives: Collectives) -> Tens
     logits = wide(logits)
     all_logits, start = collectives.gather(logits)
     own = torch.arange(start, start + len(logits), device=logits.device)
-    to_texts = logits.log_softmax(-1)[torch.arange(len(own)), :, own]
+    to_texts = logits.log_softmax(-1)[own - start, :, own]
     to_videos = all_logits.log_softmax(0)[own, :, own]
     return -((to_texts + to_videos) / 2).mean(1)[known].sum()
 
@@ -38,7 +38,7 @@ def sigmoid(logits: Tensor, known: Tensor, collectives: Collectives) -> Tensor:
     _, start = collectives.gather(known.long())
     own = torch.arange(start, start + len(logits), device=logits.device)
     signs = -torch.ones_like(logits)
-    signs[torch.arange(len(own)), :, own] = 1
+    signs[own - start, :, own] = 1
     return -F.logsigmoid(signs * logits).mean(1).sum(-1)[known].sum()
 
 

@@ -8,6 +8,7 @@ import torch
 from distributed.collectives import WorldCollectives
 from models.backbones.video_language import Kind
 from models.lora import merged
+from models.meltr.machine import Network, OneProcess
 from models.normalisation import synchronise
 from models.recompute import recompute
 from tests.models.backbones.hf import tiny
@@ -81,6 +82,35 @@ def test_micro_batches_and_recomputed_blocks_change_nothing(family: str, kind: K
         torch.testing.assert_close(losses, found[0][0], rtol=1e-5, atol=1e-5)
         for name, gradient in found[0][1].items():
             torch.testing.assert_close(those[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_forward_mode_is_the_gradients_product(family: str, kind: Kind) -> None:
+    """So that learned losses differentiate these networks either way."""
+    network, names, batch = made(family, kind)
+    machine = OneProcess(network)
+
+    def evaluate(network: Network) -> torch.Tensor:
+        losses = network(batch, names)
+        return torch.stack([losses[name] for name in names])
+
+    direction = [torch.randn_like(parameter) for _, parameter in machine.named]
+    found = machine.forward_derivatives(evaluate, direction)
+    rows = torch.eye(len(names), dtype=torch.float64)
+    expected = torch.stack([machine.dot(direction, machine.gradient(evaluate, row)) for row in rows])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_bf16_stays_finite(family: str, kind: Kind) -> None:
+    network, names, batch = made(family, kind)
+    exact = network(batch, names)
+    losses = network.bfloat16()(batch, names)
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients(network).values())
+    for name in names:
+        torch.testing.assert_close(losses[name].double(), exact[name], rtol=0.25, atol=0.5)
 
 
 WORKED: list[tuple[str, Kind]] = [("clip", "retrieval"), ("siglip", "retrieval"), ("xclip", "multiple_choice")]
