@@ -145,7 +145,7 @@ class XCLIPTowers(Towers):
     def _prompts(self, texts: Tensor, places: Tensor) -> Tensor:
         count = texts.shape[1]
         if not count:  # as for no rows
-            texts = texts.new_zeros(len(texts), 1, texts.shape[2])
+            texts = torch.cat([texts, texts.new_zeros(len(texts), 1, texts.shape[2])], 1)
         found: Tensor = self.model.prompts_generator(texts, places)
         return found[:, :count]
 
