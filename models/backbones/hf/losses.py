@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.backbones.video_language import NO_LABEL
 from models.collectives import Collectives
-
-NO_LABEL = -1
 
 
 def wide(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 
 from models.backbones.hf.passes import Triple
-from models.backbones.video_language import Setting, VideoLanguageConfig
+from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageConfig
 from models.data.hub import LOAD, loading, locate, quiet
 from models.data.sentences import load_tokenizer
 from models.errors import UserError
@@ -167,6 +167,11 @@ class SourceConfig(VideoLanguageConfig):
         mean, std = self.statistics(self.published)
         changes = {"source": None, "architecture": _plain(made), "checkpoint": None, "mean": mean, "std": std}
         return self.model_copy(update=changes)
+
+    def weights(self, batch: VideoLanguageBatch, names: Sequence[str]) -> dict[str, float]:
+        """As of every backbone; `names` and `answering` are over samples with a known answer too."""
+        known = float((batch.answers != NO_LABEL).sum())
+        return super().weights(batch, names) | {name: known for name in names if name in ("names", "answering")}
 
     @property
     def published(self) -> tuple[Triple, Triple]:

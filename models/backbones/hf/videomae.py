@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones.hf.blocks import blocks_of
-from models.backbones.hf.losses import NO_LABEL, classes, wide
+from models.backbones.hf.losses import classes, wide
 from models.backbones.hf.passes import Triple, at_least_one, dtype_of, standardised
-from models.backbones.video_language import Setting, VideoLanguageBatch, VideoLanguageNetwork
+from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork
 
 
 class Decoder(nn.Module):

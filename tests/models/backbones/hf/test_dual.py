@@ -125,6 +125,18 @@ def test_class_names_are_texts() -> None:
     torch.testing.assert_close(found, F.cross_entropy(scores, batch.answers, reduction="sum"))
 
 
+def test_losses_of_answers_are_means_over_the_known_ones() -> None:
+    batch = tiny.batch("open_ended")  # the last of five has no answer
+    assert tiny.config("clip").weights(batch, ("oe", "contrastive")) == {"oe": 4, "contrastive": 5}
+    assert tiny.config("llava").weights(batch, ("answering", "captioning")) == {"answering": 4, "captioning": 5}
+    assert tiny.config("clip").weights(batch, ("names",)) == {"names": 4}
+    for family, name in (("clip", "oe"), ("llava", "answering")):
+        network = tiny.network(family, "open_ended")
+        with torch.no_grad():
+            whole, known = (network(part, (name,))[name] for part in (batch, batch.rows(slice(0, 4))))
+        torch.testing.assert_close(whole, known)
+
+
 def test_unknown_answers_are_negatives_alone() -> None:
     network, batch = tiny.network("clip", "multiple_choice"), tiny.batch("multiple_choice")
     with torch.no_grad():
