@@ -15,8 +15,9 @@ from typing import cast
 
 from distributed import checkpoint, fetch
 from distributed.command import main_of
-from distributed.config import Recipe, VideoLanguageRecipe, VideoTextRecipe, recipe_from_json
+from distributed.config import Recipe, VideoLanguageRecipe, VideoTextRecipe
 from distributed.exported import about_run, checkpoint_of, export_of, write_export, write_tensors
+from distributed.recipe_file import load_recipe
 from distributed.tasks import task_of_run
 from models.backbones.univl.build import plain
 from models.backbones.univl.config import UniVLConfig
@@ -36,7 +37,7 @@ def write_univl(folder: Path, run: Path, chosen: checkpoint.Checkpoint) -> None:
 
 def write_video_language(folder: Path, run: Path, chosen: checkpoint.Checkpoint) -> None:
     """Writes a checkpoint of a video-language model under its official names, with the heads of its task."""
-    recipe = recipe_from_json(json.dumps(chosen.manifest["recipe"]))
+    recipe = load_recipe(run / "recipe.yaml", [], Recipe)
     task = cast(VideoLanguageTask, task_of_run(recipe.model_copy(update={"storage": run.parent, "name": run.name})))
     network = task.network()
     network.load_state_dict(checkpoint.whole_weights(chosen))

@@ -42,6 +42,8 @@ def prepare_task(recipe: Recipe, begun: bool) -> None:
         elif not begun:
             (recipe.folder / PREPROCESSING).unlink(missing_ok=True)  # of a run that came to nothing
         task = load_task(recipe)
+        if isinstance(task, VideoLanguageTask):
+            task.check_network()
     losses_needed(recipe.combiner, task.names, task.primary)
 
 

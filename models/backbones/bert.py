@@ -22,7 +22,8 @@ def start_from(source: str, ours: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: it cannot be loaded, or lacks a tensor or has it in another shape.
     """
-    theirs = SentenceEncoder.load(source).model.state_dict()
+    with torch.device("cpu"):  # the network may be without weights, on the meta device
+        theirs = SentenceEncoder.load(source).model.state_dict()
     for name, tensor in ours.items():
         found = theirs.get(name)
         if found is None:

@@ -3,6 +3,7 @@
 Shape legend: n samples, T frames of s x s pixels, O texts a sample, X tokens a text, C answers or classes.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -95,6 +96,8 @@ class VideoLanguageTask:
             asked.classes,
             names,
             codes,
+            tokenizer.shift,
+            tokenizer.padding,
         )
 
     def __len__(self) -> int:
@@ -111,6 +114,15 @@ class VideoLanguageTask:
         network = self.model.build(self.setting)
         self._component_of = network.component_of
         return network
+
+    def check_network(self) -> None:
+        """Whether there can be such a network, without its weights.
+
+        Raises:
+            UserError: sizes do not fit the data, or a checkpoint does not fit them.
+        """
+        with torch.device("meta"), warnings.catch_warnings(action="ignore", category=UserWarning):  # nothing is copied
+            self.network()
 
     def pretrain(self, network: Any, seed: int, say: Callable[[str], None] | None = None) -> None:
         """Nothing: training is all there is."""
@@ -169,7 +181,7 @@ class VideoLanguageTask:
         found = torch.zeros(len(reader.ids), len(reader.split.videos), dtype=torch.float64)
         texts = torch.arange(len(reader.ids)).split(self.inputs.scored_at_once)
         encoded = [network.encode_texts(reader.texts(part)[:, 0].to(device)) for part in texts]
-        for part in torch.arange(len(reader.split.videos))[rank::workers].split(self.inputs.scored_at_once):
+        for part in self._share(len(reader.split.videos), rank, workers):
             frames = torch.stack([torch.from_numpy(reader.video(video)) for video in part.tolist()])
             videos = network.encode_videos(frames.to(device).float() / 255, part.to(device))
             for rows, text in zip(texts, encoded, strict=True):
@@ -179,7 +191,7 @@ class VideoLanguageTask:
     def _places(self, network: VideoLanguageNetwork, name: str, rank: int, workers: int) -> Tensor:
         reader, device = self.scored[name], _device(network)
         found = torch.zeros(len(reader.ids), dtype=torch.float64)
-        for part in torch.arange(len(reader.ids))[rank::workers].split(self.inputs.scored_at_once):
+        for part in self._share(len(reader.ids), rank, workers):
             batch = self.loaded(reader(part.tolist(), 0), device)
             scores, answers = network.answer(batch).float().cpu(), batch.answers.cpu()
             known = answers >= 0
@@ -188,6 +200,11 @@ class VideoLanguageTask:
             place = (scores >= right).sum(1)
             found[part] = torch.where(known, place, scores.shape[1] + 1).double()
         return found
+
+    def _share(self, count: int, rank: int, workers: int) -> list[Tensor]:
+        """A worker's share of so many things, in parts that go through the network at once."""
+        own = torch.arange(count)[rank::workers]
+        return list(own.split(self.inputs.scored_at_once)) if len(own) else []
 
     def scores(self, sums: Tensor, split: str) -> dict[str, float]:
         """R@1, R@5, R@10 (percent), MedR and MeanR; or what `answer_scores` gives. Empty for an empty split."""

@@ -86,7 +86,7 @@ class SourceConfig(VideoLanguageConfig):
             UserError: the weights cannot be read, some are missing (unless `allow_missing_weights`), or do not fit.
         """
         folder = self.folder()
-        if folder is None:
+        if folder is None or torch.get_default_device().type == "meta":  # a look at the sizes alone
             build = getattr(kind, "from_config", None) or kind._from_config
             with loading("model.architecture: cannot be built", "; expected sizes that go together"):
                 return build(made).float()
