@@ -330,17 +330,11 @@ class VideoLanguageRecipe(Recipe):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        kind = self.data.kind
-        asks = TASK_OF_KIND[kind]
+        asks = TASK_OF_KIND[self.data.kind]
         if asks != self.task:
             raise ValueError(
                 f"data.name={self.data.name!r} asks for task={asks!r}, not {self.task!r}; change one of them"
             )
-        if self.model.image_size % self.model.cell:
-            raise ValueError(
-                f"model.image_size={self.model.image_size} must be a multiple of {self.model.cell}, the side of a cell"
-            )
-        self.model.losses(kind, 1)  # whether the model can do this at all
         if self.init_from is not None:
             raise ValueError("init_from reads exports of alignment runs; model.checkpoint names weights for this task")
         return self

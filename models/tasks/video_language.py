@@ -64,6 +64,10 @@ class VideoLanguageTask:
         self.model, self.inputs, self.asked, self.kind = model, inputs, asked, asked.kind
         if not asked.splits["train"].items:
             raise UserError("the training split is empty: there is nothing to train on")
+        if model.image_size % model.cell:
+            raise UserError(
+                f"model.image_size={model.image_size} must be a multiple of {model.cell}, the side of a cell"
+            )
         tokenizer = Tokenizer(inputs.words.tokenizer)
         shape = PixelShape(model.frames, model.image_size, model.image_size // model.cell)
         self.reader, self.scored = (

@@ -19,6 +19,7 @@ from tests.benchmarks import cases, stepwise
 from tests.benchmarks.extraction import extraction
 from tests.benchmarks.films import films
 from tests.benchmarks.meltr import meltr
+from tests.benchmarks.pixels import pixels
 from tests.benchmarks.timing import HEADS, machine, resident_mib, rows_of, table, take_turns
 from tests.benchmarks.univl import univl
 from tests.reference import neumatch as reference
@@ -153,6 +154,7 @@ PARTS = {
     "meltr": meltr,
     "univl": univl,
     "films": films,
+    "pixels": pixels,
     "extraction": extraction,
 }
 

@@ -47,6 +47,12 @@ def test_workers_that_fit(nodes: Sequence[dict[str, float]], scaling: dict[str, 
         (CPUS, {"workers": 9, "min_workers": 8}, None),  # an elastic run begins with what there is
         (CPUS, {"workers": 16, "min_workers": 9}, r"asks for 9 CPUs .*lower scaling\.min_workers or"),
         (CPUS, {"workers": 1, "cpus_per_worker": 5}, r"workers=1 with 5 CPUs each: the 2 nodes of this cluster hold 0"),
+        (CPUS, {"workers": 4, "readers_per_worker": 1}, None),
+        (
+            CPUS,
+            {"workers": 4, "readers_per_worker": 2},
+            r"readers_per_worker=2 takes 8 CPUs beside those of",
+        ),
         (GPUS, {"workers": 2, "gpus_per_worker": 1.5}, r"with 1 CPUs and 1\.5 GPUs each: the 3 nodes .* hold 1 such"),
     ],
 )
