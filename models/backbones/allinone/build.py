@@ -11,8 +11,8 @@ from models.backbones.allinone.network import AllInOne
 from models.backbones.allinone.official import HEADS, fitted, load_official
 from models.backbones.bert import start_from
 from models.backbones.checkpoints import read_checkpoint
+from models.backbones.fitting import check_fit
 from models.backbones.video_language import Setting
-from models.errors import UserError
 from models.freezing import freeze
 from models.lora import adapt, merged
 
@@ -60,17 +60,7 @@ def plain(config: AllInOneConfig, setting: Setting, weights: Mapping[str, Tensor
 
 def _network(config: AllInOneConfig, setting: Setting) -> AllInOne:
     names = config.losses(setting.kind, setting.codes)
-    if setting.vocabulary > config.vocabulary:
-        raise UserError(
-            f"model.vocabulary={config.vocabulary} is less than the tokenizer's {setting.vocabulary}; make it that"
-        )
-    if setting.words > config.text_positions:
-        raise UserError(
-            f"model.text_positions={config.text_positions}: texts have up to {setting.words} tokens; make it that, or "
-            "cut the texts"
-        )
-    if setting.kind in ("open_ended", "recognition") and not setting.classes:
-        raise UserError(f"the data of {setting.kind} names no answers or classes; expected at least one")
+    check_fit(setting, config.vocabulary, config.text_positions)
     return AllInOne(config, setting, names)
 
 

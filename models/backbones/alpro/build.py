@@ -7,6 +7,7 @@ from models.backbones.alpro.network import ALPRO
 from models.backbones.alpro.official import load_official, load_prompter
 from models.backbones.alpro.prompter import read_entities
 from models.backbones.checkpoints import read_checkpoint
+from models.backbones.fitting import check_fit
 from models.backbones.video_language import Setting
 from models.errors import UserError
 from models.freezing import FROZEN, freeze, frozen_weights
@@ -24,8 +25,7 @@ def build(config: ALPROConfig, setting: Setting) -> ALPRO:
         UserError: the weights or entities that the configuration names cannot be read or do not fit, or the sizes do
             not fit the setting.
     """
-    if setting.words > config.positions:
-        raise UserError(f"texts of {setting.words} tokens do not fit model.positions={config.positions}; raise it")
+    check_fit(setting, setting.vocabulary, config.positions, "positions")
     entities = () if config.entities is None else read_entities(Path(config.entities))
     network = ALPRO(config, setting, len(entities))
     _start(network, config, entities)

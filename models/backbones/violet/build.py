@@ -6,6 +6,7 @@ from torch import Tensor
 
 from models.backbones.bert import start_from
 from models.backbones.checkpoints import read_checkpoint
+from models.backbones.fitting import check_fit
 from models.backbones.video_language import Setting
 from models.backbones.violet.config import VioletConfig
 from models.backbones.violet.network import Violet
@@ -47,20 +48,9 @@ def _bert(network: Violet) -> dict[str, Tensor]:
 
 
 def _check(config: VioletConfig, setting: Setting) -> None:
-    if setting.vocabulary > config.vocabulary:
-        raise UserError(
-            f"model.vocabulary={config.vocabulary}: the tokenizer has {setting.vocabulary} ids; take the checkpoint's "
-            "tokenizer, or set model.vocabulary to at least that"
-        )
-    if setting.words > config.text_positions:
-        raise UserError(
-            f"model.text_positions={config.text_positions}: texts have up to {setting.words} tokens; cut them shorter, "
-            "or set model.text_positions to at least that"
-        )
+    check_fit(setting, config.vocabulary, config.text_positions)
     if setting.codes > config.codes:
         raise UserError(
             f"model.codes={config.codes}: the visual tokenizer has {setting.codes} tokens; set model.codes to at least "
             "that"
         )
-    if setting.kind in ("open_ended", "recognition") and not setting.classes:
-        raise UserError(f"model.name=violet: {setting.kind} needs answers or classes to choose from; the data has none")

@@ -66,10 +66,10 @@ def test_configurations_that_are_refused(changes: dict[str, Any], said: str) -> 
 def test_settings_that_do_not_fit() -> None:
     good = small.setting("open_ended")
     for setting, said in (
-        (replace(good, vocabulary=99), r"model.vocabulary=23 is less than the tokenizer's 99; make it that"),
+        (replace(good, vocabulary=99), r"model.vocabulary=23: the tokenizer has 99 ids"),
         (
             replace(good, words=30),
-            r"model.text_positions=8: texts have up to 30 tokens; make it that, or",
+            r"model.text_positions=8: texts have up to 30 tokens; lower inputs",
         ),
         (replace(good, classes=()), r"the data of open_ended names no answers or classes"),
     ):

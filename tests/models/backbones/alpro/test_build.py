@@ -113,7 +113,7 @@ def test_low_rank_matrices_beside_what_is_trained(weights: Path, tmp_path: Path,
 
 
 def test_bad_input_is_one_line(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"texts of 5 tokens do not fit model.positions=4"):
+    with pytest.raises(UserError, match=r"model.positions=4: texts have up to 5 tokens"):
         made(weights, tmp_path, positions=4)
     with pytest.raises(UserError, match=r"absent.txt: no such file"):
         made(weights, tmp_path, entities=str(tmp_path / "absent.txt"))

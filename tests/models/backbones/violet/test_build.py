@@ -26,9 +26,9 @@ def test_it_is_among_the_backbones() -> None:
     ("changes", "message"),
     [
         ({"vocabulary": 24}, r"model\.vocabulary=23: the tokenizer has 24 ids; .* set model\.vocabulary to at least"),
-        ({"words": 9}, r"model\.text_positions=8: texts have up to 9 tokens; .* set model\.text_positions to at least"),
+        ({"words": 9}, r"model\.text_positions=8: texts have up to 9 tokens; .* or raise model\.text_positions"),
         ({"codes": 8}, r"model\.codes=7: the visual tokenizer has 8 tokens; set model\.codes to at least that"),
-        ({"classes": ()}, r"model\.name=violet: open_ended needs answers or classes to choose from; the data has none"),
+        ({"classes": ()}, r"the data names no answers or classes for open_ended"),
     ],
 )
 def test_what_does_not_fit_the_task(changes: dict[str, Any], message: str) -> None:
