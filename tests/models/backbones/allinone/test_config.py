@@ -71,7 +71,7 @@ def test_settings_that_do_not_fit() -> None:
             replace(good, words=30),
             r"model.text_positions=8: texts have up to 30 tokens; lower inputs",
         ),
-        (replace(good, classes=()), r"the data of open_ended names no answers or classes"),
+        (replace(good, classes=()), r"the data names no answers or classes for open_ended"),
     ):
         with pytest.raises(UserError, match=said):
             small.config().build(setting)
