@@ -129,7 +129,8 @@ class Recipe(StrictConfig):
         """
         task, model = values.get("task"), values.get("model")
         name = model.get("name") if isinstance(model, Mapping) else None
-        if task in PIXEL_TASKS and isinstance(name, str) and name != UniVLConfig().name:
+        univl = task == "retrieval" and name == UniVLConfig().name
+        if task in PIXEL_TASKS and isinstance(name, str) and not univl:
             return video_language_recipe(name)
         return RECIPES.get(task, cls) if isinstance(task, str) else cls
 

@@ -154,6 +154,7 @@ def test_from_recipe_to_scores_and_export(
     ("task", "model", "changes", "told"),
     [
         ("retrieval", "viollet", {}, "no such backbone; there are violet"),
+        ("recognition", "univl", {}, "no such backbone; there are violet"),
         ("retrieval", "nowhere.at_all:Config", {}, "cannot be imported"),
         ("retrieval", "models.backbones.resnet:ResNetConfig", {}, "no ResNetConfig that is a VideoLanguageConfig"),
         ("retrieval", "violet", {"model.depth": 3}, "unknown key 'model.depth'"),
