@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -111,6 +111,18 @@ class VideoLanguageConfig(StrictConfig):
     """Parts (of COMPONENTS) whose weights stay as they are."""
     lora: LoRAConfig | None = None
     """Train low-rank matrices beside the attention's projections, and the heads, instead of all weights."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        if unknown := [part for part in self.frozen if part not in self.COMPONENTS]:
+            raise ValueError(f"frozen={unknown[0]!r} is no part; there are {', '.join(self.COMPONENTS)}")
+        if set(self.frozen) == set(self.COMPONENTS):
+            raise ValueError("frozen names every part; leave one to train")
+        if self.frozen and self.lora is not None:
+            raise ValueError("lora freezes every part by itself; leave frozen empty")
+        if self.checkpoint is not None and getattr(self, "text_from", None) is not None:
+            raise ValueError("checkpoint and text_from both say where the weights of texts come from; keep one")
+        return self
 
     COMPONENTS: ClassVar[tuple[str, ...]]
     """The parts of the network, as `component_of` names them."""

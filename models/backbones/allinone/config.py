@@ -66,8 +66,6 @@ class AllInOneConfig(VideoLanguageConfig):
     """
     false_texts: int = Field(default=15, ge=1)
     """Texts of other samples that `irtr` puts beside the own one."""
-    frozen: tuple[Component, ...] = Field(default=(), strict=False)
-    """Parts whose weights stay as they are; the text part is among the embeddings."""
 
     @property
     def cell(self) -> int:
@@ -102,10 +100,4 @@ class AllInOneConfig(VideoLanguageConfig):
             raise ValueError(f"image_size={self.image_size} must be a multiple of patch={self.patch}")
         if self.auxiliary is not None and len(set(self.auxiliary)) < len(self.auxiliary):
             raise ValueError(f"auxiliary={self.auxiliary} names a loss twice")
-        if set(self.frozen) == set(self.COMPONENTS):
-            raise ValueError("frozen names every part; leave one to train")
-        if self.checkpoint is not None and self.text_from is not None:
-            raise ValueError("checkpoint and text_from both say where the weights of texts come from; keep one")
-        if self.frozen and self.lora is not None:
-            raise ValueError("lora freezes every part by itself; leave frozen empty")
         return self

@@ -99,12 +99,6 @@ class ALPROConfig(VideoLanguageConfig):
             raise ValueError(f"hidden={self.hidden} must be a multiple of heads={self.heads}")
         if self.image_size % self.patch:
             raise ValueError(f"image_size={self.image_size} must be a multiple of patch={self.patch}")
-        if unknown := [part for part in self.frozen if part not in self.COMPONENTS]:
-            raise ValueError(f"frozen: no part {unknown[0]!r}; there are {', '.join(self.COMPONENTS)}")
-        if set(self.frozen) == set(self.COMPONENTS):
-            raise ValueError("frozen names every part; leave one to train")
-        if self.frozen and self.lora is not None:
-            raise ValueError("lora freezes every part by itself; leave frozen empty")
         if self.prompter is not None and self.entities is None:
             raise ValueError("prompter is of no use without entities; name their file")
         if self.entities is not None and self.prompter is None and self.checkpoint is None:

@@ -45,12 +45,6 @@ class SourceConfig(VideoLanguageConfig):
             raise ValueError("architecture has no model_type; name the family, such as clip")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std go together; give both or none")
-        if unknown := set(self.frozen) - set(self.COMPONENTS):
-            raise ValueError(f"frozen={sorted(unknown)[0]!r} is no part; there are {', '.join(self.COMPONENTS)}")
-        if set(self.frozen) == set(self.COMPONENTS):
-            raise ValueError("frozen names every part; leave one to train")
-        if self.frozen and self.lora is not None:
-            raise ValueError("lora freezes every part by itself; leave frozen empty")
         return self
 
     @property

@@ -24,7 +24,6 @@ class VioletConfig(VideoLanguageConfig):
 
     name: Literal["violet"] = "violet"
     frames: int = Field(default=5, ge=1)
-    frozen: tuple[Literal["video", "text", "cross", "heads"], ...] = Field(default=(), strict=False)
     embed_dim: int = Field(default=96, ge=1)
     """Channels of the Swin's first stage, doubled by each further one; 8 times as many is the width of all else."""
     depths: tuple[int, int, int, int] = Field(default=(2, 2, 18, 2), strict=False)
@@ -104,10 +103,4 @@ class VioletConfig(VideoLanguageConfig):
         for stage, heads in enumerate(self.swin_heads):
             if (width := self.embed_dim * 2**stage) % heads:
                 raise ValueError(f"swin_heads={self.swin_heads}: stage {stage} has {width} channels, no multiple")
-        if len(set(self.frozen)) == len(self.COMPONENTS):
-            raise ValueError("frozen names every part; leave one to train")
-        if self.checkpoint is not None and self.text_from is not None:
-            raise ValueError("checkpoint and text_from both say where the weights of texts come from; keep one")
-        if self.frozen and self.lora is not None:
-            raise ValueError("lora freezes every part by itself; leave frozen empty")
         return self

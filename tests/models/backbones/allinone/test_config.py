@@ -55,7 +55,7 @@ def test_auxiliary_losses_that_a_task_cannot_have(auxiliary: tuple[Any, ...], ki
         ({"auxiliary": ("mlm", "mlm")}, "names a loss twice"),
         ({"frozen": ("heads", "embeddings", "transformer")}, "leave one to train"),
         ({"frozen": ("heads",), "lora": {}}, "leave frozen empty"),
-        ({"frozen": ("text",)}, "'embeddings', 'transformer' or 'heads'"),
+        ({"frozen": ("text",)}, "'text' is no part; there are embeddings, transformer, heads"),
     ],
 )
 def test_configurations_that_are_refused(changes: dict[str, Any], said: str) -> None:

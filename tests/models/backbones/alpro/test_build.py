@@ -134,7 +134,7 @@ def test_bad_input_is_one_line(weights: Path, tmp_path: Path) -> None:
     [
         ({"heads": 3}, "hidden=16 must be a multiple of heads=3"),
         ({"image_size": 20}, "image_size=20 must be a multiple of patch=8"),
-        ({"frozen": ("visual",)}, "frozen: no part 'visual'; there are video, text, cross, heads"),
+        ({"frozen": ("visual",)}, "frozen='visual' is no part; there are video, text, cross, heads"),
         ({"frozen": ("video", "text", "cross", "heads")}, "frozen names every part"),
         ({"frozen": ("video",), "lora": {}}, "leave frozen empty"),
         ({"entities": "file"}, "entities needs a trained prompter"),
