@@ -13,11 +13,12 @@ CUT = ("position_embeddings.weight", "token_type_embeddings.weight")
 
 
 @torch.no_grad()
-def start_from(source: str, ours: Mapping[str, Tensor]) -> None:
+def start_from(source: str, ours: Mapping[str, Tensor], width: str = "hidden") -> None:
     """Overwrites tensors, by their names in BERT (`embeddings.word_embeddings.weight`, ...), with those of a model.
 
     Args:
         source: `minilm`, a folder or a hub name; what `model.text_from` says. It may have more layers and positions.
+        width: the key of the model's configuration that decides how wide these tensors are.
 
     Raises:
         UserError: it cannot be loaded, or lacks a tensor or has it in another shape.
@@ -33,6 +34,6 @@ def start_from(source: str, ours: Mapping[str, Tensor]) -> None:
         if found.shape != tensor.shape:
             raise UserError(
                 f"model.text_from={source}: {name!r} is {tuple(found.shape)}, the model's {tuple(tensor.shape)}; "
-                "set the model's width, model.intermediate and model.vocabulary to its sizes"
+                f"set model.{width}, model.intermediate and model.vocabulary to its sizes"
             )
         tensor.copy_(found)

@@ -104,7 +104,8 @@ def _calls(elements: int) -> int:
 
 def plain(model: Model, at: Setting) -> Iterator[Collective]:
     """A step with fixed coefficients."""
-    yield Collective("losses and their weights", "all_reduce", 2 * at.losses * DOUBLE, 2)
+    # And whether every worker could read its samples.
+    yield Collective("losses and their weights", "all_reduce", (2 * at.losses + 1) * DOUBLE, 2)
     yield from _forward(model, at)
     yield from _backward(model, at)
     yield from _reduced(model, at, sum(model.reached))

@@ -58,7 +58,7 @@ def test_the_run_is_found(words: list[str], run: str | None) -> None:
         ([*TRAIN, "storage=/a"], "name a recipe"),
         (
             [*TRAIN, "demoo", "storage=/a"],
-            "demoo: no such recipe in distributed/recipes; there are: cifar100_meltr,",
+            "demoo: no such recipe in distributed/recipes; there are: allinone_msrvtt7k_retrieval,",
         ),
         ([*TRAIN, "mine/recipe.yaml", "storage=/a"], "mine/recipe.yaml: no such file"),
         ([*TRAIN, "../recipe.yaml", "storage=/a"], "lies outside of"),

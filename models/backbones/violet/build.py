@@ -32,7 +32,7 @@ def build(config: VioletConfig, setting: Setting) -> Violet:
     if state is not None:
         load_official(network, state, str(config.checkpoint), config.allow_missing_weights)
     if config.text_from is not None:
-        start_from(config.text_from, _bert(network))
+        start_from(config.text_from, _bert(network), "embed_dim")
     if config.lora is not None:
         adapt(network, config.lora, PROJECTIONS, tuple(f"{head}." for head in network.heads.values()))
     if config.frozen:

@@ -95,5 +95,5 @@ def test_text_encoder_from_minilm() -> None:
         ours = network.encode_text(ids, torch.zeros_like(ids), mask)
         expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
     torch.testing.assert_close(ours[:, :4], expected[:, :4], atol=2e-5, rtol=1e-4)
-    with pytest.raises(UserError, match="set the model's width"):
+    with pytest.raises(UserError, match=r"set model\.hidden"):
         start_text_from(small.network(), "minilm")
