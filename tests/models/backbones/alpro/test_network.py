@@ -121,7 +121,9 @@ def test_weights_are_what_losses_are_summed_over(kind: Kind) -> None:
     batch = small.batch(7, kind)
     weights = small.config().weights(batch, small.names(kind))
     words, cells = float((batch.token_labels != -1).sum()), float(batch.hidden.sum())
-    assert weights == {name: {"mlm": words, "mvm": cells}.get(name, 7.0) for name in small.names(kind)}
+    known = float((batch.answers != -1).sum())
+    counts = {"mlm": words, "mvm": cells, "mc": known, "oe": known, "recognition": known}
+    assert weights == {name: counts.get(name, 7.0) for name in small.names(kind)}
 
 
 def test_forward_mode_is_the_gradients_product() -> None:
