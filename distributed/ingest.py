@@ -4,7 +4,7 @@ Ray Data's executor makes a batch only when there is room for it, so a slow netw
 a few batches whatever a run's length. Steps come in their order and hold what they would hold without any of this.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Ingest:
         """`readers`: processes that read, at most, each on one core; 0: a thread of this one."""
         self._read, self._plan, self._next, self._stop = read, plan, start, stop
         self._readers = readers
-        self._values: Iterator[Arrays] | None = None
+        self._values: Generator[Arrays] | None = None
 
     def at(self, step: int) -> Arrays:
         """What was read for a step. The next one in order has been read ahead; any other is read now."""
@@ -49,14 +49,14 @@ class Ingest:
     def close(self) -> None:
         """Ends what reads ahead."""
         if self._values is not None:
-            getattr(self._values, "close", lambda: None)()
+            self._values.close()
         self._values, self._stop = None, self._next
 
-    def _here(self, steps: range) -> Iterator[Arrays]:
+    def _here(self, steps: range) -> Generator[Arrays]:
         for step in steps:
             yield self._read(*self._plan(step))
 
-    def _through_ray(self, steps: range) -> Iterator[Arrays]:
+    def _through_ray(self, steps: range) -> Generator[Arrays]:
         import ray.data
 
         context = ray.data.DataContext.get_current()

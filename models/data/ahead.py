@@ -2,13 +2,13 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def ahead(values: Iterator[T], count: int = 8) -> Iterator[T]:
+def ahead(values: Iterator[T], count: int = 8) -> Generator[T]:
     """The same values in the same order, at most `count` made before they are asked for.
 
     An error among them is raised in its place. The thread ends with the values, or when the iterator is closed.

@@ -26,8 +26,6 @@ from models.errors import UserError
 from models.metrics.answering import answer_scores, majority
 from models.metrics.retrieval import ranks, retrieval_scores
 
-SPLITS = ("train", "validation", "test")
-
 
 class PixelInputConfig(StrictConfig):
     """How videos and texts become a network's inputs."""
@@ -70,35 +68,22 @@ class VideoLanguageTask:
             )
         tokenizer = Tokenizer(inputs.words.tokenizer)
         shape = PixelShape(model.frames, model.image_size, model.image_size // model.cell)
-        self.reader, self.scored = (
-            {
-                name: PixelReader(
-                    asked.splits[name],
-                    source,
-                    shape,
-                    tokenizer,
-                    inputs.words,
-                    inputs.augmentation,
-                    vary=trained,
-                    sample=inputs.sample if trained else "item",
-                )
-                for name in names
-            }
-            for names, trained in ((SPLITS[:1], True), (SPLITS, False))
-        )
-        self.read = self.reader["train"]
+        self.scored = {
+            name: PixelReader(split, source, shape, tokenizer, inputs.words, inputs.augmentation)
+            for name, split in asked.splits.items()
+        }
+        self.read = self.scored["train"].varied(by_video=inputs.sample == "video")
         self.visual_tokens = fit_or_load(inputs.visual_tokens, self._frames(seed), shape.cells, seed, fitted)
         codes = 0 if self.visual_tokens is None else self.visual_tokens.codes
         self.names = model.losses(asked.kind, codes)
         self.primary = self.names[0]
-        names = table_of_classes(tokenizer, asked.classes, inputs.words.most)
         self.setting = Setting(
             asked.kind,
             tokenizer.vocabulary,
             inputs.words.most,
             (tokenizer.cls, tokenizer.sep, tokenizer.mask),
             asked.classes,
-            names,
+            table_of_classes(tokenizer, asked.classes, inputs.words.most),
             codes,
             tokenizer.shift,
             tokenizer.padding,
@@ -138,7 +123,7 @@ class VideoLanguageTask:
     def loaded(self, arrays: Arrays, device: torch.device) -> VideoLanguageBatch:
         """What `read` gave, on `device`."""
         there = {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
-        there["frames"] = there["frames"].float() / 255
+        there["frames"] = _pixels(there["frames"])
         if self.visual_tokens is None:
             there["cell_tokens"] = torch.full_like(there["hidden"], -1, dtype=torch.long)
         else:
@@ -187,7 +172,7 @@ class VideoLanguageTask:
         encoded = [network.encode_texts(reader.texts(part)[:, 0].to(device)) for part in texts]
         for part in self._share(len(reader.split.videos), rank, workers):
             frames = torch.stack([torch.from_numpy(reader.video(video)) for video in part.tolist()])
-            videos = network.encode_videos(frames.to(device).float() / 255, part.to(device))
+            videos = network.encode_videos(_pixels(frames.to(device)), part.to(device))
             for rows, text in zip(texts, encoded, strict=True):
                 found[rows[:, None], part] = network.similarity(text, videos).double().cpu()
         return found.flatten()
@@ -244,6 +229,11 @@ def table_of_classes(tokenizer: Tokenizer, classes: Sequence[str], most: int) ->
     return tuple(
         tuple(row[1 : length - 1]) for row, length in zip(table.ids.tolist(), table.lengths.tolist(), strict=True)
     )
+
+
+def _pixels(frames: Tensor) -> Tensor:
+    """Colours of 0 to 255 -> 0 to 1."""
+    return frames.float() / 255
 
 
 def _device(network: VideoLanguageNetwork) -> torch.device:

@@ -43,7 +43,7 @@ def pixels(arguments: argparse.Namespace, device: torch.device) -> Iterator[str]
         names = list(source.names())
         split = AskedSplit(names, [Item(number, ("a video",), -1) for number in range(len(names))])
         shape = PixelShape(FRAMES, SIDE, SIDE // 32)
-        read = PixelReader(split, source, shape, Tokenizer("minilm"), WordsConfig(), AugmentationConfig(), vary=True)
+        read = PixelReader(split, source, shape, Tokenizer("minilm"), WordsConfig(), AugmentationConfig()).varied()
         plan = Plan(range(len(read)), BATCH, SEED, 0, 1)
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:

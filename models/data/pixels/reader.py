@@ -4,8 +4,9 @@ Shape legend: n samples, T frames of s x s pixels, g x g cells a frame, O texts 
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -62,18 +63,16 @@ class PixelReader:
         tokenizer: Tokenizer,
         words: WordsConfig,
         augmentation: AugmentationConfig,
-        vary: bool,
-        sample: Literal["item", "video"] = "item",
     ) -> None:
-        """`vary`: whether a sample looks different at each draw; else, as for scoring, the middles of a video's parts
-        are seen, uncut.
+        """A sample is an item, and looks the same at each draw, as for scoring; see `varied`.
 
         Raises:
             UserError: the texts of the split's items are not equally many.
         """
         self.split, self.source, self.shape, self.words = split, source, shape, words
-        self.augmentation, self.vary, self.sample = augmentation, vary and augmentation.vary, sample
-        self.special, self.vocabulary = (tokenizer.cls, tokenizer.sep, tokenizer.mask), tokenizer.vocabulary
+        self.augmentation = augmentation
+        self.vary, self.by_video = False, False
+        self.mask, self.vocabulary = tokenizer.mask, tokenizer.vocabulary
         counts = {len(item.texts) for item in split.items}
         if len(counts) > 1:
             raise UserError(f"items with {min(counts)} and with {max(counts)} texts; expected equally many of each")
@@ -88,8 +87,15 @@ class PixelReader:
         for number, item in enumerate(split.items):
             self.items_of[item.video].append(number)
 
+    def varied(self, by_video: bool = False) -> Self:
+        """The same for training: a sample looks different at each draw, where `augmentation` has it so; `by_video`: it
+        is a video with one of its items at random."""
+        found = copy(self)
+        found.vary, found.by_video = self.augmentation.vary, by_video
+        return found
+
     def __len__(self) -> int:
-        return len(self.split.items) if self.sample == "item" else len(self.split.videos)
+        return len(self.split.videos) if self.by_video else len(self.split.items)
 
     def __call__(self, numbers: Sequence[int], draw: int) -> Arrays:
         """The samples with these numbers (possibly none), as `draw` has them.
@@ -101,14 +107,12 @@ class PixelReader:
         Raises:
             UserError: a video cannot be read.
         """
-        items = list(numbers)
-        if self.sample == "video":
-            items = [self._item_of(number, draw) for number in numbers]
+        items = [self._item_of(number, draw) for number in numbers] if self.by_video else list(numbers)
         rows = torch.tensor(items, dtype=torch.long)
         ids, lengths = self.ids[rows].long(), self.lengths[rows]
         each = [number * self.options + option for number in numbers for option in range(self.options)]
         masked, labels = masked_words(
-            each, draw, ids.flatten(0, 1), lengths.flatten(), self.words.masking, self.special[2], self.vocabulary
+            each, draw, ids.flatten(0, 1), lengths.flatten(), self.words.masking, self.mask, self.vocabulary
         )
         shape = (len(items), self.shape.frames, 3, self.shape.size, self.shape.size)
         frames = np.empty(shape, np.uint8)
