@@ -1,5 +1,6 @@
 """Checkpoints in the official layout: loaded whole, or refused in one line."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.backbones.allinone.build import build, check_start, plain
+from models.backbones.allinone.build import build
 from models.backbones.allinone.config import AllInOneConfig
 from models.backbones.allinone.network import AllInOne
 from models.backbones.allinone.official import load_official
-from models.backbones.video_language import Kind
+from models.backbones.video_language import Kind, Setting
 from models.errors import UserError
+from models.lora import merged
 from tests.models.backbones.allinone import small, vectors
 
 LAYOUTS: dict[str, tuple[Kind, tuple[str, ...]]] = {
@@ -49,7 +51,7 @@ def test_every_layout_loads_out_of_a_training_checkpoint(layout: str, tmp_path: 
     state, path = official(layout), tmp_path / "allinone.ckpt"
     torch.save({"state_dict": state, "epoch": 3, "global_step": 9, "hyper_parameters": {"lr": 1e-4}}, path)
     config = small.config(auxiliary=auxiliary, checkpoint=str(path))
-    check_start(config, small.setting(kind))
+    check(config, small.setting(kind))
     found = config.build(small.setting(kind)).state_dict()
     assert sum(name.startswith("transformer.blocks") for name in found) == 12 * small.SIZES["layers"]
     for name, tensor in found.items():
@@ -104,6 +106,12 @@ def test_a_network_without_texts_takes_a_checkpoint_with_them(tmp_path: Path) ->
         small.config(checkpoint=str(path)).build(small.setting("retrieval"))
 
 
+def check(config: AllInOneConfig, setting: Setting) -> None:
+    """What can be said of a start without making a network."""
+    with torch.device("meta"), warnings.catch_warnings(action="ignore", category=UserWarning):  # nothing is copied
+        build(config, setting)
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     state, path = saved(tmp_path, "open_ended")
     setting = small.setting("open_ended")
@@ -111,7 +119,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     def start(**changes: Any) -> AllInOne:
         torch.save(state | broken, path)
         config = small.config(checkpoint=str(path), **changes)
-        check_start(config, setting)
+        check(config, setting)
         return build(config, setting)
 
     broken: dict[str, Tensor] = {}
@@ -150,7 +158,8 @@ def test_plain_weights_compute_what_the_trained_network_does(kind: Kind, changes
         assert all("lora_" in n for n, _ in trained.named_parameters() if AllInOne.component_of(n) == "transformer")
     else:
         assert parts == ({"transformer"} if changes else set(AllInOneConfig.COMPONENTS))
-    network = plain(config, small.setting(kind), {n: t.float() for n, t in trained.state_dict().items()})
+    network = build(small.config(auxiliary=small.AUXILIARY[kind]), small.setting(kind))
+    network.load_state_dict(merged(trained))
     assert {n for n, _ in network.named_parameters()} == {n for n, _ in small.network(kind).named_parameters()}
     names = small.names(kind)
     found, expected = network.double()(small.batch(kind), names), trained(small.batch(kind), names)
