@@ -1,15 +1,23 @@
-"""Starts text parts of networks from BERT-like models of `transformers`."""
+"""How transformers begin: with small random weights as BERT did, or with those of a BERT-like model."""
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.data.sentences import SentenceEncoder
 from models.errors import UserError
 
 CUT = ("position_embeddings.weight", "token_type_embeddings.weight")
 """Tables of which the first rows are enough."""
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights of BERT's deviation, 0.02, and no biases (Devlin et al. 2019); for `nn.Module.apply`."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()

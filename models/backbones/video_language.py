@@ -13,8 +13,10 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from models.backbones.univl.losses import wide
 from models.collectives import Alone, Collectives
 from models.config import StrictConfig
 from models.lora import LoRAConfig
@@ -161,6 +163,11 @@ class VideoLanguageConfig(StrictConfig):
         """The same network without the weights that it starts from, for those who bring their own."""
         starts = {"checkpoint", "text_from"} & type(self).model_fields.keys()
         return self.model_copy(update=dict.fromkeys(starts))
+
+
+def answer_loss(scores: Tensor, answers: Tensor) -> Tensor:
+    """(n, C) and (n,) -> the summed cross entropy; samples without a known answer teach nothing."""
+    return F.cross_entropy(wide(scores), answers, ignore_index=NO_LABEL, reduction="sum")
 
 
 class VideoLanguageNetwork(nn.Module):

@@ -6,6 +6,7 @@ from models.backbones.univl.network import LOSSES
 from models.lora import LoRAConfig, adapt
 from models.meltr.machine import Network, OneProcess
 from tests.models.backbones.univl import small
+from tests.support.directions import slopes
 
 
 def evaluate(network: Network) -> torch.Tensor:
@@ -33,7 +34,5 @@ def test_forward_mode_is_the_gradients_product() -> None:
     with torch.no_grad():
         for _, parameter in machine.named:  # away from the start, where one of the matrices is zero
             parameter.add_(0.3 * torch.randn_like(parameter))
-    direction = [torch.randn_like(p) for _, p in machine.named]
-    rows = torch.eye(len(LOSSES), dtype=torch.float64)
-    expected = torch.stack([machine.dot(direction, machine.gradient(evaluate, row)) for row in rows])
-    torch.testing.assert_close(machine.forward_derivatives(evaluate, direction), expected, rtol=1e-8, atol=1e-10)
+    found, expected = slopes(machine, evaluate)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)

@@ -24,8 +24,9 @@ from models.backbones.allinone.layers import (
     rolled,
 )
 from models.backbones.allinone.losses import pair_loss, ranking_loss, retrieval_loss, transport_loss, unit
+from models.backbones.bert import initialise
 from models.backbones.univl.losses import wide
-from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork
+from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork, answer_loss
 
 JOINT = frozenset({"mlm", "vtm", "wpa", "irtr", "mc", "oe"})
 """Losses for which text and frames go through the transformer together."""
@@ -92,7 +93,7 @@ class AllInOne(VideoLanguageNetwork):
         if "mvm" in wanted:
             self.mvm_score = Predictions(config, setting.codes)
         self.answers = next((name for name in ("mc", "oe", "recognition") if name in wanted), None)
-        self.apply(_initialise)
+        self.apply(initialise)
         for table in (self.transformer.pos_embed, self.transformer.cls_token):
             nn.init.trunc_normal_(table, std=0.02)
 
@@ -133,7 +134,7 @@ class AllInOne(VideoLanguageNetwork):
         if {"itc", "recognition"} & set(names):
             first = self.alone(tokens)[:, :, 0].mean(1)
             if "recognition" in names:
-                found["recognition"] = _answer_loss(self.recognition_classifier(self.pooler(first)), batch.answers)
+                found["recognition"] = answer_loss(self.recognition_classifier(self.pooler(first)), batch.answers)
             if "itc" in names:
                 found |= {"texts": self.encode_texts(batch.ids[:, 0])[0], "videos": self.vid_proj(first)}
         if "mvm" in names:
@@ -149,9 +150,9 @@ class AllInOne(VideoLanguageNetwork):
             found["irtr"] = ranking_loss(self.candidate_scores(self.rank_output, ids, tokens), others.exist[chosen])
         if "mc" in names:
             scores = self.candidate_scores(self.mc_vqa_classifier, batch.ids, tokens)
-            found["mc"] = _answer_loss(scores, batch.answers)
+            found["mc"] = answer_loss(scores, batch.answers)
         if "oe" in names:
-            found["oe"] = _answer_loss(self.answer_scores(batch.ids[:, 0], tokens), batch.answers)
+            found["oe"] = answer_loss(self.answer_scores(batch.ids[:, 0], tokens), batch.answers)
         return found
 
     def image_tokens(self, frames: Tensor) -> Tensor:
@@ -266,15 +267,3 @@ class AllInOne(VideoLanguageNetwork):
         if part == "transformer":
             return "transformer" if rest.startswith(("blocks.", "norm.")) else "embeddings"
         return "embeddings" if part in ("text_embeddings", "token_type_embeddings") else "heads"
-
-
-def _answer_loss(scores: Tensor, answers: Tensor) -> Tensor:
-    """(n, C), (n,): those without a known answer count nothing."""
-    return F.cross_entropy(wide(scores), answers, ignore_index=NO_LABEL, reduction="sum")
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.alpro.config import TEXT_LAYERS, ALPROConfig
+from models.backbones.bert import initialise
 from models.backbones.univl.encoders import Heads, TextEmbeddings
 from models.backbones.univl.layers import Encoder, EncoderLayer, mask_bias
 
@@ -22,7 +23,7 @@ class Bert(nn.Module):
         sizes = config.bert(vocabulary)
         self.embeddings = TextEmbeddings(sizes)
         self.encoder = Encoder(sizes, layers)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(k, X) each -> (k, X, H), by the layers that see text alone."""
@@ -50,16 +51,9 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.bert = Bert(config, vocabulary, TEXT_LAYERS + config.cross_layers)
         self.cls = Heads(config.bert(vocabulary), vocabulary)
-        self.cls.apply(_initialise)
+        self.cls.apply(initialise)
 
     def words(self, states: Tensor) -> Tensor:
         """(k, H) -> scores over the vocabulary (k, V)."""
         scores: Tensor = self.cls.predictions(states, self.bert.embeddings.word_embeddings.weight)
         return scores
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)

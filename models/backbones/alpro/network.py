@@ -19,7 +19,7 @@ from models.backbones.alpro.prompter import Prompter
 from models.backbones.alpro.timesformer import Block, VideoEncoder
 from models.backbones.univl.layers import EncoderLayer
 from models.backbones.univl.losses import contrastive_loss, wide
-from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork
+from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork, answer_loss
 
 CROSSED = ("vtm", "pem", "mlm", "mc", "oe")
 """Losses for which text and video go through the cross encoder."""
@@ -82,7 +82,7 @@ class ALPRO(VideoLanguageNetwork):
             scaled = vectors[1] / clamped(self.temp)
             found["vtc"] = contrastive_loss(vectors[0], scaled, 1.0, self.collectives)
         if "recognition" in wanted:
-            found["recognition"] = _right(self.recognition_head(video[:, 0]), batch.answers)
+            found["recognition"] = answer_loss(self.recognition_head(video[:, 0]), batch.answers)
         crossing = [name for name in names if name in CROSSED]
         if crossing:
             others = self._candidates(batch, text[:, 0], video) if "vtm" in wanted else None
@@ -124,7 +124,7 @@ class ALPRO(VideoLanguageNetwork):
             if name == "mlm":
                 found[name] = self._words(batch, video)
             elif name in {"mc", "oe"}:
-                found[name] = _right(self._judge(text, batch.mask, video), batch.answers)
+                found[name] = answer_loss(self._judge(text, batch.mask, video), batch.answers)
         return found
 
     def match(self, own: Tensor, text: Tensor, mask: Tensor, video: Tensor, others: Candidates) -> Tensor:
@@ -248,8 +248,3 @@ class ALPRO(VideoLanguageNetwork):
 
 def _mlp(hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, outputs))
-
-
-def _right(scores: Tensor, answers: Tensor) -> Tensor:
-    """(n, C) and (n,) -> the summed cross entropy; an answer that is none of those known teaches nothing."""
-    return F.cross_entropy(wide(scores), answers, ignore_index=NO_LABEL, reduction="sum")

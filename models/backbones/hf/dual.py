@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones.hf.blocks import blocks_of
-from models.backbones.hf.losses import classes, contrastive, sigmoid
+from models.backbones.hf.losses import contrastive, sigmoid
 from models.backbones.hf.passes import Triple, dtype_of, standardised
 from models.backbones.hf.towers import Towers, Video
-from models.backbones.video_language import Setting, VideoLanguageBatch, VideoLanguageNetwork
+from models.backbones.video_language import Setting, VideoLanguageBatch, VideoLanguageNetwork, answer_loss
 
 PAIRS = {"contrastive": contrastive, "sigmoid": sigmoid}
 _VIDEO = ("vision_model", "visual_projection", "mit", "prompts_visual_layernorm", "prompts_visual_projection")
@@ -58,9 +58,9 @@ class DualEncoder(VideoLanguageNetwork):
                 )
                 found[name] = PAIRS[pairs](logits, known, self.collectives)
             elif name in ("mc", "names"):
-                found[name] = classes(self.towers.scores(video, texts), batch.answers)
+                found[name] = answer_loss(self.towers.scores(video, texts), batch.answers)
             else:
-                found[name] = classes(self._headed(video, texts), batch.answers)
+                found[name] = answer_loss(self._headed(video, texts), batch.answers)
         return {name: loss + self._untouched(video, texts) for name, loss in found.items()}
 
     def _untouched(self, video: Video, texts: Tensor) -> Tensor:

@@ -16,11 +16,12 @@ from torch.nn import functional as F
 from models.backbones.hf.answers import AnswerTree, tree_of
 from models.backbones.hf.blocks import blocks_of
 from models.backbones.hf.config import GenerativeConfig
-from models.backbones.hf.losses import classes, contrastive, wide
+from models.backbones.hf.losses import contrastive
 from models.backbones.hf.passes import Triple, at_least_one, dtype_of, standardised
 from models.backbones.hf.prompts import ended, packed, words
 from models.backbones.hf.seeing import Seeing, TiedWords
-from models.backbones.video_language import Setting, VideoLanguageBatch, VideoLanguageNetwork
+from models.backbones.univl.losses import wide
+from models.backbones.video_language import Setting, VideoLanguageBatch, VideoLanguageNetwork, answer_loss
 
 Text = tuple[Tensor, Tensor]
 """(n, X) of the model's own tokens, and bool of those that exist."""
@@ -98,7 +99,7 @@ class Generative(VideoLanguageNetwork):
             elif name == "captioning":
                 found[name] = captioning[known].sum()
             elif self.kind == "multiple_choice":
-                found[name] = classes(-answering, batch.answers)
+                found[name] = answer_loss(-answering, batch.answers)
             else:
                 found[name] = answering.sum()
         return {name: loss + rest.sum() for name, loss in found.items()}

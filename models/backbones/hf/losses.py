@@ -7,13 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backbones.video_language import NO_LABEL
+from models.backbones.univl.losses import wide
 from models.collectives import Collectives
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32, or as it is where that is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def contrastive(logits: Tensor, known: Tensor, collectives: Collectives) -> Tensor:
@@ -39,8 +34,3 @@ def sigmoid(logits: Tensor, known: Tensor, collectives: Collectives) -> Tensor:
     signs = -torch.ones_like(logits)
     signs[own - start, :, own] = 1
     return -F.logsigmoid(signs * logits).mean(1).sum(-1)[known].sum()
-
-
-def classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n, C) and (n,) -> the cross entropy; samples without a label add nothing."""
-    return F.cross_entropy(wide(logits), labels, ignore_index=NO_LABEL, reduction="sum")

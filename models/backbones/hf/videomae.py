@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones.hf.blocks import blocks_of
-from models.backbones.hf.losses import classes, wide
 from models.backbones.hf.passes import Triple, at_least_one, dtype_of, standardised
-from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork
+from models.backbones.univl.losses import wide
+from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork, answer_loss
 
 
 class Decoder(nn.Module):
@@ -87,7 +87,7 @@ class MaskedAutoencoder(VideoLanguageNetwork):
         return logits
 
     def _recognition(self, batch: VideoLanguageBatch) -> Tensor:
-        return classes(self._logits(batch.frames), batch.answers)
+        return answer_loss(self._logits(batch.frames), batch.answers)
 
     def _tubes(self, seeds: Tensor) -> Tensor:
         """(n, L) bool: a fixed share of the places, each hidden in all frames; which ones is a matter of the seed."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from models.backbones.bert import initialise
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.encoders import CrossEncoder, Decoder, Heads, TextEncoder, VisualEncoder
 from models.backbones.univl.layers import EPS, DecoderLayer, EncoderLayer, WideLayerNorm
@@ -94,7 +95,7 @@ class UniVL(nn.Module):
         self.micro_batches = 1
         """In how many parts a batch goes through the transformers. With several, what comes out is all that is kept,
         and the rest is computed again going backward: the losses see the whole batch, and memory holds a part."""
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, batch: UniVLBatch, names: Sequence[str]) -> dict[str, Tensor]:
         """The losses `names`, each summed over this batch (`loss_weights` says over how much)."""
@@ -302,10 +303,3 @@ def loss_weights(batch: UniVLBatch, config: UniVLConfig) -> dict[str, float]:
     weights["cmlm"] = float((batch.token_labels != NO_LABEL).sum())
     weights["cmfm"] = float((batch.frame_labels != NO_LABEL).sum())
     return weights
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from models.backbones.bert import initialise
 from models.backbones.univl.config import UniVLConfig
 from models.backbones.univl.encoders import TextEmbeddings
 from models.backbones.univl.layers import Encoder, EncoderLayer, Transform, mask_bias
 from models.backbones.univl.losses import align_loss, wide
-from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork
+from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageNetwork, answer_loss
 from models.backbones.violet.config import PRIMARY, VioletConfig
 from models.backbones.violet.swin import SwinBlock, VideoSwin
 
@@ -131,7 +132,7 @@ class Violet(VideoLanguageNetwork):
             dropout = config.answer_dropout if loss in ("oe", "recognition") else config.dropout
             one = _Words(bert) if loss == "mtm" else _scorer(config.hidden, outputs.get(loss, 1), dropout)
             self.add_module(head, one)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, batch: VideoLanguageBatch, names: Sequence[str]) -> dict[str, Tensor]:
         wanted = set(names)
@@ -155,8 +156,7 @@ class Violet(VideoLanguageNetwork):
         if wanted & {"vtm", primary}:
             clean = masked if hides else self.enc_img(batch.frames)
         if primary in wanted - {"vtm"}:
-            scores = wide(self._scores(clean, batch))
-            found[primary] = F.cross_entropy(scores, batch.answers, ignore_index=NO_LABEL, reduction="sum")
+            found[primary] = answer_loss(self._scores(clean, batch), batch.answers)
         if wanted & {"mtm", "mvm"}:
             crossed = self._crossed(masked, batch.masked_ids, batch.mask)
             if "mtm" in wanted:
@@ -268,10 +268,3 @@ class Violet(VideoLanguageNetwork):
     def component_of(parameter: str) -> str:
         part = parameter.split(".", maxsplit=1)[0]
         return {"enc_img": "video", "enc_txt": "text", "trsfr": "cross"}.get(part, "heads")
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)

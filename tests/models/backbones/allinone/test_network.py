@@ -13,6 +13,7 @@ from models.backbones.video_language import Kind, VideoLanguageBatch
 from models.meltr.machine import Network, OneProcess
 from models.recompute import recompute
 from tests.models.backbones.allinone import small
+from tests.support.directions import slopes
 from tests.support.workers import on_workers
 
 
@@ -91,10 +92,7 @@ def evaluate(kind: Kind) -> Callable[[Network], Tensor]:
 @pytest.mark.parametrize("kind", ["retrieval", "open_ended"])
 def test_forward_mode_is_the_gradients_product(kind: Kind) -> None:
     machine, losses = OneProcess(small.network(kind)), evaluate(kind)
-    direction = [torch.randn_like(p) for _, p in machine.named]
-    found = machine.forward_derivatives(losses, direction)
-    rows = torch.eye(len(found), dtype=torch.float64)
-    expected = torch.stack([machine.dot(direction, machine.gradient(losses, row)) for row in rows])
+    found, expected = slopes(machine, losses)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 

@@ -11,6 +11,7 @@ from models.backbones.video_language import Kind
 from models.meltr.machine import Network, OneProcess
 from models.recompute import recompute
 from tests.models.backbones.alpro import small
+from tests.support.directions import slopes
 from tests.support.workers import on_workers
 
 Shares = tuple[slice, ...]
@@ -134,10 +135,7 @@ def test_forward_mode_is_the_gradients_product() -> None:
         return torch.stack([losses[name] for name in names])
 
     machine = OneProcess(small.network())
-    direction = [torch.randn_like(p) for _, p in machine.named]
-    found = machine.forward_derivatives(evaluate, direction)
-    rows = torch.eye(len(names), dtype=torch.float64)
-    expected = torch.stack([machine.dot(direction, machine.gradient(evaluate, row)) for row in rows])
+    found, expected = slopes(machine, evaluate)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 

@@ -12,6 +12,7 @@ from models.meltr.machine import Network, OneProcess
 from models.normalisation import synchronise
 from models.recompute import recompute
 from tests.models.backbones.hf import tiny
+from tests.support.directions import slopes
 from tests.support.workers import on_workers
 
 CASES: list[tuple[str, Kind]] = [
@@ -94,10 +95,7 @@ def test_forward_mode_is_the_gradients_product(family: str, kind: Kind) -> None:
         losses = network(batch, names)
         return torch.stack([losses[name] for name in names])
 
-    direction = [torch.randn_like(parameter) for _, parameter in machine.named]
-    found = machine.forward_derivatives(evaluate, direction)
-    rows = torch.eye(len(names), dtype=torch.float64)
-    expected = torch.stack([machine.dot(direction, machine.gradient(evaluate, row)) for row in rows])
+    found, expected = slopes(machine, evaluate)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -16,6 +16,7 @@ from models.recompute import recompute
 from tests.models.backbones.univl import small
 from tests.models.backbones.univl.vectors import share
 from tests.reference.threads import ThreadCollectives, in_threads
+from tests.support.directions import slopes
 
 NAMES = (*LOSSES, "sentiment")
 
@@ -86,10 +87,7 @@ def evaluate(network: Network) -> Tensor:
 @pytest.mark.parametrize("chunk", [3, 1024])
 def test_forward_mode_is_the_gradients_product(chunk: int) -> None:
     machine = OneProcess(small.network(align_chunk=chunk))
-    direction = [torch.randn_like(p) for _, p in machine.named]
-    found = machine.forward_derivatives(evaluate, direction)
-    rows = torch.eye(len(NAMES), dtype=torch.float64)
-    expected = torch.stack([machine.dot(direction, machine.gradient(evaluate, row)) for row in rows])
+    found, expected = slopes(machine, evaluate)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 

@@ -17,6 +17,7 @@ from models.meltr.machine import Network, OneProcess
 from models.normalisation import synchronise
 from models.recompute import recompute
 from tests.models.backbones.violet import small
+from tests.support.directions import slopes
 from tests.support.workers import on_workers
 
 MATCHING_HEADS = {"retrieval": "fc", "multiple_choice": "fc_vtm", "open_ended": "fc_vtm"}
@@ -196,10 +197,7 @@ def evaluate(network: Network) -> Tensor:
 @pytest.mark.parametrize("chunk", [3, 64])
 def test_forward_mode_is_the_gradients_product(chunk: int) -> None:
     machine = OneProcess(small.network(pair_chunk=chunk))
-    direction = [torch.randn_like(p) for _, p in machine.named]
-    found = machine.forward_derivatives(evaluate, direction)
-    rows = torch.eye(len(found), dtype=torch.float64)
-    expected = torch.stack([machine.dot(direction, machine.gradient(evaluate, row)) for row in rows])
+    found, expected = slopes(machine, evaluate)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 
