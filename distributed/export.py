@@ -3,8 +3,9 @@
     python -m distributed.export RUN [--checkpoint best|last] [--to FOLDER]
 
 An export holds `model.safetensors` (the weights, and with alignment the preprocessing) and `config.json`. Alignment:
-`read_export` loads it, and a recipe starts from it with `init_from: FOLDER`. UniVL and the video-language models: the
-official layout, with low-rank matrices added in; a recipe starts from it with `model.checkpoint: FOLDER`.
+`read_export` loads it, and a recipe starts from it with `init_from: FOLDER`. UniVL: the official layout; video-language
+models: the names of their official layouts, tied weights once. Low-rank matrices are added in, and a recipe starts from
+it with `model.checkpoint: FOLDER`.
 """
 
 import argparse
