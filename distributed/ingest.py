@@ -1,7 +1,7 @@
 """Reads the batches of coming steps while the network trains: in a thread, or in processes through Ray Data.
 
-Ray Data's executor makes a batch only when there is room for it, so a slow network stops the decoding, and memory holds
-a few batches whatever a run's length. Steps come in their order and hold what they would hold without any of this.
+Ray Data's executor makes batches only when there is room for them, so a slow network stops the decoding, and memory
+holds a few whatever a run's length. Steps come in their order and hold what they would hold without any of this.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -21,8 +21,9 @@ Plan = Callable[[int], tuple[list[int], int]]
 """A step -> this worker's samples and the draw; can be pickled."""
 
 AHEAD = 4
-"""Steps that are read before they are asked for, and as many again in Ray's object store."""
-STEPS_A_TASK = 4
+"""Steps that are read before they are asked for; Ray Data has some blocks more in the object store."""
+STEPS_A_BLOCK = 4
+"""What Ray Data hands on at once. A block costs its executor 20 ms, large or small; the first one is waited for."""
 MISTAKE = "mistake"
 """In place of a batch: what a user has to know."""
 
@@ -42,7 +43,7 @@ class Ingest:
             return self._read(*self._plan(step))
         if self._values is None:  # not before it is needed: a run may have nothing left to do
             steps = range(self._next, self._stop)
-            self._values = self._through_ray(steps) if self._readers else ahead(self._here(steps), AHEAD)
+            self._values = ahead(self._through_ray(steps) if self._readers else self._here(steps), AHEAD)
         self._next += 1
         return next(self._values)
 
@@ -62,16 +63,15 @@ class Ingest:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        # A block a batch: what is ready waits for nothing, and what waits is small.
-        context.target_max_block_size = 1
-        rows = ray.data.range(len(steps), override_num_blocks=-(-len(steps) // STEPS_A_TASK)).map_batches(
+        context.target_max_block_size = None  # what a task makes is one block
+        rows = ray.data.range(len(steps), override_num_blocks=-(-len(steps) // STEPS_A_BLOCK)).map_batches(
             _Reader,
             fn_constructor_args=(self._read, self._plan, steps.start),
-            batch_size=1,
+            batch_size=STEPS_A_BLOCK,
             num_cpus=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._readers, max_tasks_in_flight_per_actor=2),
         )
-        for batch in rows.iter_batches(batch_size=1, prefetch_batches=AHEAD, batch_format="pyarrow"):
+        for batch in rows.iter_batches(batch_size=1, prefetch_batches=1, batch_format="pyarrow"):
             arrays = load(batch["batch"][0].as_py())
             if MISTAKE in arrays:
                 raise UserError(arrays[MISTAKE].tobytes().decode())
