@@ -125,7 +125,7 @@ def test_failures_are_recorded_and_stop_nothing(data: Path, tmp_path: Path) -> N
     """A loss that is not finite, values that do not go together, and a killed worker, whose run goes on."""
     space = {
         ETA: {"grid": [1e-3, 1e30]},
-        "model.normalisation": {"grid": ["none", "sbn"]},
+        "model.normalisation": {"grid": ["none", "sbn"], "when": {ETA: 1e-3}},
         "engine.accumulation": {"grid": [2], "when": {ETA: 1e-3}},
     }
     changes = {"space": space, "searcher": {"name": "grid"}, "base": False, "budget": {"trials": 9, "concurrent": 2}}
@@ -146,9 +146,9 @@ def test_failures_are_recorded_and_stop_nothing(data: Path, tmp_path: Path) -> N
     sweep([str(path)])
     killer.join(timeout=1)
     records = records_of(path)
-    assert [record.state for record in records] == ["finished", "failed", "failed", "failed"]
+    assert [record.state for record in records] == ["finished", "failed", "failed"]
     assert "needs the statistics of the whole batch at once" in records[1].reason
-    assert all("training diverged" in record.reason for record in records[2:])
+    assert "training diverged" in records[2].reason
     logged = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in logged] == list(range(1, 91))
     assert killed

@@ -25,6 +25,7 @@ def test_it_is_short() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_it_trains_and_is_scored(tmp_path: Path) -> None:
     small_pixels(tmp_path / "data")
     (tmp_path / "towers.py").write_text(block("python"))
@@ -37,8 +38,11 @@ def test_it_trains_and_is_scored(tmp_path: Path) -> None:
 
 
 def run(module: str, path: Path, *arguments: str) -> str:
-    """A command, with the page's module on its path -> what it printed."""
-    environment = {**os.environ, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}", "WANDB_MODE": "disabled"}
+    """A command on the tests' cluster, with the page's module on its path -> what it printed."""
+    import ray
+
+    here = {"PYTHONPATH": f"{path}{os.pathsep}{ROOT}", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    environment = {**os.environ, **here, "WANDB_MODE": "disabled"}
     command = [sys.executable, "-m", module, *arguments]
     ended = subprocess.run(command, env=environment, cwd=path, capture_output=True, text=True, check=False, timeout=600)
     assert ended.returncode == 0, ended.stderr
