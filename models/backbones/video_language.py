@@ -7,19 +7,17 @@ each frame is a grid of g x g cells, the squares of pixels that masking hides an
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from models.backbones.univl.losses import wide
 from models.collectives import Alone, Collectives
 from models.config import StrictConfig
 from models.lora import LoRAConfig
+from models.recompute import in_parts
 
 Kind = Literal["retrieval", "multiple_choice", "open_ended", "recognition"]
 """What is asked of a video: which text is its own; which of O texts answers; which of C answers is the answer to a
@@ -175,7 +173,7 @@ class VideoLanguageNetwork(nn.Module):
 
     Every loss is the sum over this worker's samples; what it compares them with are the samples of all workers
     (`collectives.gather`), so that the numbers do not depend on how a batch is cut up. All workers make the same calls
-    of modules, also for no samples at all, and every trained parameter takes part in every call of `forward`.
+    of modules, also for no samples at all, and every trained parameter takes part in every call for all losses.
     """
 
     def __init__(self) -> None:
@@ -213,14 +211,6 @@ class VideoLanguageNetwork(nn.Module):
     def component_of(parameter: str) -> str:
         """The part, of the configuration's COMPONENTS, that a parameter's name belongs to."""
 
-    def in_parts(self, compute: Callable[[slice], Any], samples: int) -> list[Any]:
-        """What `compute` gives for each micro-batch; as many calls on every worker, some perhaps of no samples.
-
-        With several, what comes out is all that is kept, and the rest is computed again going backward: losses see the
-        whole batch, and memory holds a part.
-        """
-        edges = [samples * part // self.micro_batches for part in range(self.micro_batches + 1)]
-        parts = [slice(start, stop) for start, stop in pairwise(edges)]
-        if len(parts) == 1 or not torch.is_grad_enabled():
-            return [compute(part) for part in parts]
-        return [checkpoint(compute, part, use_reentrant=False) for part in parts]
+    def in_parts(self, compute: Callable[[slice], Any], samples: Tensor) -> list[Any]:
+        """What `compute` gives for each micro-batch of the rows of `samples`, as `models.recompute.in_parts` does."""
+        return in_parts(compute, samples, self.micro_batches)

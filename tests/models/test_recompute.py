@@ -1,11 +1,16 @@
-"""Recomputed blocks give the numbers of plain ones: values, gradients, statistics, forward mode, several looks."""
+"""Recomputed blocks and parts give the numbers of plain ones: values, gradients, statistics, forward mode, dropout."""
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from models import recompute as module
 from models.backbones.resnet import Block, ResNet, ResNetConfig
 from models.meltr.machine import Network, OneProcess
-from models.recompute import recompute
+from models.recompute import in_parts, recompute
 
 
 def made(recomputed: bool) -> ResNet:
@@ -51,3 +56,35 @@ def test_less_is_kept() -> None:
             losses(network)
         kept.append(sizes[0])
     assert kept[1] < kept[0]
+
+
+def parts_with_dropout(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Values of parts, and what they say of `rows` going backward: twice what was not dropped."""
+    rows = rows.clone().requires_grad_()
+    values = torch.cat(in_parts(lambda part: F.dropout(rows[part], 0.5), rows, count))
+    (gradient,) = torch.autograd.grad(values.sum(), rows)
+    return values.detach(), gradient
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_parts_drop_the_same_again(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    values, gradient = parts_with_dropout(torch.ones(64, 8, device=device), 3)
+    assert 0 < int((values == 0).sum()) < values.numel()
+    assert torch.equal(values, gradient)
+
+
+def test_the_random_state_of_the_samples_device_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch finds the devices in what is given to its checkpoint; a GPU is needed to see what follows from it."""
+    given: list[Any] = []
+
+    def noting(compute: Any, *inputs: Any, use_reentrant: bool) -> Any:
+        given.append(inputs)
+        return compute(*inputs)
+
+    monkeypatch.setattr(module, "checkpoint", noting)
+    rows = torch.ones(5, 2)
+    assert [len(part) for part in in_parts(lambda part: rows[part], rows, 3)] == [1, 2, 2]
+    assert len(given) == 3
+    assert all(any(isinstance(value, Tensor) for value in inputs) for inputs in given)

@@ -101,7 +101,7 @@ class AllInOne(VideoLanguageNetwork):
         """The losses `names`, each summed over this batch."""
         pairs = self._pairs(batch) if {"vtm", "wpa"} & set(names) else None
         others = self._candidates(batch) if "irtr" in names else None
-        parts = self.in_parts(partial(self._part, names, batch, pairs, others), len(batch.frames))
+        parts = self.in_parts(partial(self._part, names, batch, pairs, others), batch.frames)
         found = {name: torch.stack([part[name] for part in parts]).sum(0) for name in names if name != "itc"}
         if "itc" in names:
             texts, videos = (torch.cat([part[key] for part in parts]) for key in ("texts", "videos"))

@@ -70,13 +70,13 @@ class ALPRO(VideoLanguageNetwork):
             self.mvm_head = nn.Linear(hidden, setting.codes)
 
     def forward(self, batch: VideoLanguageBatch, names: Sequence[str]) -> dict[str, Tensor]:
-        wanted, n = set(names), len(batch.frames)
+        wanted = set(names)
         found: dict[str, Tensor] = {}
         video = text = batch.frames.new_zeros(0)
         if wanted & set(SEEN):
-            video = torch.cat(self.in_parts(lambda rows: self.visual_encoder(batch.frames[rows]), n))
+            video = torch.cat(self.in_parts(lambda rows: self.visual_encoder(batch.frames[rows]), batch.frames))
         if wanted & set(READ):
-            text = torch.cat(self.in_parts(lambda rows: self._read(batch.ids[rows], batch.mask[rows]), n))
+            text = torch.cat(self.in_parts(lambda rows: self._read(batch.ids[rows], batch.mask[rows]), batch.frames))
         if "vtc" in wanted:
             vectors = self._vectors(text[:, 0], video)
             scaled = vectors[1] / clamped(self.temp)
@@ -89,10 +89,10 @@ class ALPRO(VideoLanguageNetwork):
             crop = crops(batch.seeds, batch.hidden.shape[-1]) if "pem" in wanted else None
             labels = self._entities(batch.frames, crop) if crop is not None else None
             compute = partial(self._crossed, crossing, batch, text, video, others, crop, labels)
-            parts = self.in_parts(compute, n)
+            parts = self.in_parts(compute, batch.frames)
             found |= {name: torch.stack([part[name] for part in parts]).sum(0) for name in crossing}
         if "mvm" in wanted:
-            found["mvm"] = torch.stack(self.in_parts(lambda rows: self._cells(batch.rows(rows)), n)).sum(0)
+            found["mvm"] = torch.stack(self.in_parts(lambda rows: self._cells(batch.rows(rows)), batch.frames)).sum(0)
         return {name: found[name] for name in names}
 
     def _crossed(
@@ -155,7 +155,7 @@ class ALPRO(VideoLanguageNetwork):
 
     def _entities(self, frames: Tensor, crop: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat(self.in_parts(lambda rows: self.prompter(frames[rows], crop[rows]), len(frames)))
+            return torch.cat(self.in_parts(lambda rows: self.prompter(frames[rows], crop[rows]), frames))
 
     def _words(self, batch: VideoLanguageBatch, video: Tensor) -> Tensor:
         text, labels = self._read(batch.masked_ids, batch.mask).flatten(0, 1), batch.token_labels.flatten(0, 1)

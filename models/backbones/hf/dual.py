@@ -81,7 +81,7 @@ class DualEncoder(VideoLanguageNetwork):
                 return *self._video(batch.frames[rows]), self._texts(ids[:, 0])
             return *self._video(batch.frames[rows]), self._texts(ids.flatten(0, 1)).unflatten(0, ids.shape[:2])
 
-        parts = [torch.cat(part) for part in zip(*self.in_parts(encode, len(batch.frames)), strict=True)]
+        parts = [torch.cat(part) for part in zip(*self.in_parts(encode, batch.frames), strict=True)]
         texts = self._texts(cast(Tensor, self.names)) if self.kind == "recognition" else parts[3]
         return Video(*parts[:3]), texts
 

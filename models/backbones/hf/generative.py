@@ -85,7 +85,7 @@ class Generative(VideoLanguageNetwork):
                 part.answers,
             )
 
-        parts = [torch.cat(part) for part in zip(*self.in_parts(compute, len(batch.frames)), strict=True)]
+        parts = [torch.cat(part) for part in zip(*self.in_parts(compute, batch.frames), strict=True)]
         answering, captioning, video, text, rest = parts
         known = (
             batch.answers >= 0 if self.kind == "multiple_choice" else torch.ones_like(batch.answers, dtype=torch.bool)

@@ -55,7 +55,7 @@ class MaskedAutoencoder(VideoLanguageNetwork):
             part = batch.rows(rows)
             return {name: getattr(self, f"_{name}")(part) for name in names}
 
-        parts = self.in_parts(compute, len(batch.frames))
+        parts = self.in_parts(compute, batch.frames)
         rest = self._untouched(batch)
         return {name: torch.stack([part[name] for part in parts]).sum() + rest for name in names}
 

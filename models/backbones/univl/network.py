@@ -3,10 +3,9 @@
 Shape legend: n samples of this worker, N of all workers, W words, F frames, D width of a frame's feature, H hidden.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -28,6 +27,7 @@ from models.backbones.univl.losses import (
     wide,
 )
 from models.collectives import Alone, Collectives
+from models.recompute import in_parts
 
 LOSSES = ("joint", "align", "cmlm", "cmfm", "m_joint", "m_align", "decoder", "m_decoder")
 """In the order of the official code; m_ marks those of the masked text and video."""
@@ -115,20 +115,12 @@ class UniVL(nn.Module):
             each = ("cmlm", "cmfm", "m_decoder") if prefix else ("sentiment", "decoder")
             crossing = [name for name in each if name in wanted]
             if crossing:
-                parts = self._each(partial(self._crossed, crossing, encoded, batch), len(batch.ids))
+                parts = in_parts(partial(self._crossed, crossing, encoded, batch), batch.ids, self.micro_batches)
                 for name in crossing:
                     of_parts = [part[name] for part in parts]
                     whole = name == "cmfm"  # its negatives are the frames of all samples
                     found[name] = self._frames(torch.cat(of_parts), batch) if whole else torch.stack(of_parts).sum(0)
         return {name: found[name] for name in names}
-
-    def _each(self, compute: Callable[[slice], Any], samples: int) -> list[Any]:
-        """What `compute` gives for each micro-batch; as many calls on every worker, some perhaps of no samples."""
-        edges = [samples * part // self.micro_batches for part in range(self.micro_batches + 1)]
-        parts = [slice(start, stop) for start, stop in pairwise(edges)]
-        if len(parts) == 1 or not torch.is_grad_enabled():
-            return [compute(part) for part in parts]
-        return [checkpoint(compute, part, use_reentrant=False) for part in parts]
 
     def _crossed(self, names: Sequence[str], encoded: _Encoded, whole: UniVLBatch, chosen: slice) -> dict[str, Tensor]:
         """The losses of some samples that need nothing of the others, summed; of `cmfm` the guesses."""
@@ -155,12 +147,13 @@ class UniVL(nn.Module):
         return found
 
     def _encode(self, ids: Tensor, types: Tensor, mask: Tensor, video: Tensor, video_mask: Tensor) -> _Encoded:
-        parts = self._each(
+        parts = in_parts(
             lambda rows: (
                 self.encode_text(ids[rows], types[rows], mask[rows]),
                 self.encode_video(video[rows], video_mask[rows]),
             ),
-            len(ids),
+            ids,
+            self.micro_batches,
         )
         return _Encoded(torch.cat([text for text, _ in parts]), torch.cat([video for _, video in parts]))
 

@@ -136,7 +136,7 @@ class Violet(VideoLanguageNetwork):
 
     def forward(self, batch: VideoLanguageBatch, names: Sequence[str]) -> dict[str, Tensor]:
         wanted = set(names)
-        parts = self.in_parts(partial(self._part, wanted, batch), len(batch.frames))
+        parts = self.in_parts(partial(self._part, wanted, batch), batch.frames)
         found = {name: torch.stack([losses[name] for _, losses in parts]).sum(0) for name in wanted - {"vtm"}}
         if "vtm" in wanted:
             found["vtm"] = self.matching(torch.cat([videos for videos, _ in parts]), self._own_texts(batch))
