@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from models.errors import UserError
+
 FROZEN = "frozen_weights"
 
 
@@ -14,11 +16,11 @@ def freeze(network: nn.Module, frozen: Callable[[str], bool]) -> None:
     nothing to be told apart anywhere.
 
     Raises:
-        ValueError: nothing would be left to train.
+        UserError: nothing would be left to train.
     """
     chosen = {name for name, _ in network.named_parameters() if frozen(name)}
     if len(chosen) == sum(1 for _ in network.parameters()):
-        raise ValueError("every part of the network is frozen; leave one to train")
+        raise UserError("model.frozen names every part that the network has; leave one to train")
     for path, module in network.named_modules():
         prefix = f"{path}." if path else ""
         for name, parameter in list(module.named_parameters(recurse=False)):

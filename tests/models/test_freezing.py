@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models.backbones.univl.network import UniVL
+from models.errors import UserError
 from models.freezing import freeze
 from tests.models.backbones.univl import small
 
@@ -25,5 +26,5 @@ def test_forward_and_gradients_are_those_of_the_whole_network() -> None:
 
 
 def test_something_is_left() -> None:
-    with pytest.raises(ValueError, match="leave one to train"):
+    with pytest.raises(UserError, match="leave one to train"):
         freeze(small.network(), lambda _: True)

@@ -32,8 +32,6 @@ def build(config: ALPROConfig, setting: Setting) -> ALPRO:
     prompter = network._modules.pop("prompter", None)  # low-rank matrices are for what is trained
     if config.lora is not None:
         adapt(network, config.lora, ADAPTED, TRAINED)
-    elif all(ALPRO.component_of(name) in config.frozen for name, _ in network.named_parameters()):
-        raise UserError(f"model.frozen names every part that {setting.kind} has; leave one to train")
     if prompter is not None:
         network.add_module("prompter", prompter)
     earlier = frozen_weights(network)

@@ -64,7 +64,10 @@ class Prompter(nn.Module):
                 f"model.tokenizer={config.tokenizer!r}: has {tokenizer.vocabulary} ids, the data's has {vocabulary}; "
                 "name the same tokenizer in both places"
             )
-        table = tokenizer.table([prompt.format(entity) for prompt in config.prompts for entity in entities], TOKENS)
+        if self.video_prompt_feat.is_meta:  # a network to check sizes by
+            return
+        prompts = [prompt.replace("{}", entity) for prompt in config.prompts for entity in entities]
+        table = tokenizer.table(prompts, min(TOKENS, config.positions))
         vectors = []
         for ids, lengths in zip(table.ids.split(AT_ONCE), table.lengths.split(AT_ONCE), strict=True):
             shown = ids[:, : int(lengths.max())].to(self.video_prompt_feat.device, torch.long)

@@ -1,5 +1,6 @@
 """A network from what its configuration names: weights, entities, a prompter; frozen or adapted parts; bad input."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ PROMPTED = ("A video of a {}.", "A {} seen on film.")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with a prompter, for the words of minilm."""
     torch.manual_seed(3)
-    network = ALPRO(small.config(), small.setting(vocabulary=VOCABULARY), small.ENTITIES)
+    network = ALPRO(small.config(), small.setting(vocabulary=VOCABULARY), entities=3)
     folder = tmp_path_factory.mktemp("weights")
     state = {name: tensor.detach().clone().contiguous() for name, tensor in official_state(network).items()}
     torch.save(state, folder / "alpro.pt")
@@ -87,7 +88,7 @@ def test_frozen_parts_and_the_prompter_are_no_parameters(weights: Path, tmp_path
     assert parts == {"cross", "heads"}
     assert {name.split(".")[0] for name in frozen_weights(network)} == {"visual_encoder", "text_encoder", "prompter"}
     network(small.batch(3), ("vtm", "pem"))["pem"].backward()
-    with pytest.raises(UserError, match=r"model\.frozen names every part that recognition has"):
+    with pytest.raises(UserError, match=r"model\.frozen names every part that the network has"):
         made(weights, tmp_path, "recognition", frozen=("video", "heads"))
 
 
@@ -127,6 +128,16 @@ def test_bad_input_is_one_line(weights: Path, tmp_path: Path) -> None:
     for kind in small.KINDS[1:]:
         with pytest.raises(UserError, match=f"pem is a loss of retrieval, not of {kind}"):
             small.config(entities="file", prompter="file").losses(kind, 0)
+
+
+def test_prompts_with_braces_and_short_positions(weights: Path, tmp_path: Path) -> None:
+    network = made(weights, tmp_path, prompts=("A {} of {x}.", "{} " + "and so on " * 9))
+    assert network.prompter.video_prompt_feat.isfinite().all()
+
+
+def test_sizes_can_be_checked_without_memory(weights: Path, tmp_path: Path) -> None:
+    with torch.device("meta"), warnings.catch_warnings(action="ignore", category=UserWarning):
+        assert made(weights, tmp_path).prompter.video_prompt_feat.shape == (3, 6)
 
 
 @pytest.mark.parametrize(
