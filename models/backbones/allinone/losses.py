@@ -65,6 +65,7 @@ def transport_distances(words: Tensor, words_count: Tensor, patches: Tensor, pat
 def transport_plans(cost: Tensor, words: Tensor, patches: Tensor) -> Tensor:
     """(n, X, l), 0 where a word or a patch does not count, and (n, X), (n, l) bool which do -> (n, l, X): the inexact
     proximal point method for optimal transport (Xie et al., UAI 2020, IPOT), one inner step."""
+    patches = patches & words.any(1, keepdim=True)  # without words nothing is to be moved
     pairs = patches[:, :, None] & words[:, None]
     kernel = torch.where(pairs, torch.exp(-cost.transpose(1, 2) / _BETA), 0.0)
     count_words, count_patches = (m.sum(1, keepdim=True).to(cost) for m in (words, patches))
