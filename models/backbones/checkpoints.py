@@ -30,7 +30,11 @@ def read_checkpoint(path: Path, what: str = "a checkpoint") -> dict[str, Tensor]
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{path}: is no file of tensors, or is cut short ({type(error).__name__})") from None
     except Exception as error:  # torch refuses foreign objects by an error of pickle's
-        raise UserError(f"{path}: holds more than tensors ({type(error).__name__}); it is not loaded") from None
+        raise UserError(
+            f"{path}: holds more than tensors ({type(error).__name__}), which could run code, and is not loaded; "
+            "where you trust it, write the tensors alone once with "
+            "torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
+        ) from None
     for key in NESTED:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -45,18 +49,31 @@ def fitted(
     where: str,
     optional: Sequence[str] = (),
     allow_missing: bool = False,
+    by_data: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """The whole state of a network: `theirs` where they have a tensor, `ours` elsewhere; only names and shapes matter.
 
-    `optional`: prefixes of names that may be missing, and are left out where the network has none of that name.
+    Args:
+        optional: prefixes of names that may be missing, and are left out where the network has none of that name.
+        by_data: prefixes of names of heads, with an output for every answer, class, entity or visual token. With
+            `allow_missing` they begin anew where a checkpoint is for others.
 
     Raises:
         UserError: other names are missing or unknown (unless `allow_missing`), or a tensor has another shape.
     """
-    extra = tuple(optional)
+    extra, heads = tuple(optional), tuple(by_data)
     theirs = {name: tensor for name, tensor in theirs.items() if name in ours or not name.startswith(extra)}
-    for name, tensor in theirs.items():
+    for name, tensor in list(theirs.items()):
         if name in ours and ours[name].shape != tensor.shape:
+            found, wanted = tensor.shape, ours[name].shape
+            if name.startswith(heads) and found[1:] == wanted[1:]:
+                if not allow_missing:
+                    raise UserError(
+                        f"{where}: {name!r} is for {found[0]} answers, classes, entities or visual tokens, the data "
+                        f"has {wanted[0]}; set model.allow_missing_weights=true to begin with new weights there"
+                    )
+                del theirs[name]
+                continue
             raise UserError(
                 f"{where}: {name!r} is {tuple(tensor.shape)}, the model's is {tuple(ours[name].shape)}; "
                 "set the model's sizes to the checkpoint's"

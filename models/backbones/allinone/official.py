@@ -7,7 +7,6 @@ from torch import Tensor
 
 from models.backbones.allinone.network import AllInOne
 from models.backbones.checkpoints import fitted as fitted_state
-from models.errors import UserError
 
 HEADS = (
     "pooler.",
@@ -58,17 +57,8 @@ def fitted(
         for part in ("weight", "bias"):
             if f"itm_score.fc.{part}" in theirs:
                 theirs[f"rank_output.{part}"] = theirs[f"itm_score.fc.{part}"][1:]
-    for name in [name for name in theirs if name in ours and name.startswith(SIZED_BY_DATA)]:
-        found, wanted = theirs[name].shape, ours[name].shape
-        if found[1:] == wanted[1:] and found != wanted:
-            if not allow_missing:
-                raise UserError(
-                    f"{where}: {name!r} is for {found[0]} answers, classes or visual tokens, the data has {wanted[0]}; "
-                    "set model.allow_missing_weights=true to begin with new weights there"
-                )
-            del theirs[name]
     optional = [head for head in HEADS if not (_has(ours, head) and _has(theirs, head))]
-    return fitted_state(ours, theirs, where, optional, allow_missing)
+    return fitted_state(ours, theirs, where, optional, allow_missing, SIZED_BY_DATA)
 
 
 def _has(state: Mapping[str, Tensor], head: str) -> bool:

@@ -17,7 +17,7 @@ TIED = {
 """Names of the official layout that stand for another's tensor."""
 VIDEO = "visual_encoder.model."
 HEADS = ("classifier.", "mpm_head.", "mvm_head.", "recognition_head.")
-"""Heads of one data set. They keep their initial values where a checkpoint has none, or has one of other outputs."""
+"""Heads of one data set. They keep their initial values where a checkpoint has none."""
 OPTIONAL = (*HEADS, "text_encoder.cls.", f"{VIDEO}head.")
 """Models that were fine-tuned to answer have no head for words; the classes of the TimeSformer's own pre-training are
 never used."""
@@ -39,7 +39,8 @@ def load_official(network: ALPRO, state: Mapping[str, Tensor], where: str, allow
     ours = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("prompter.")}
     theirs = _translated(state, ours, where)
     absent = tuple(part for part in PARTS if not any(name.startswith(part) for name in ours))
-    network.load_state_dict(fitted(ours, theirs, where, (*OPTIONAL, *absent, "prompter."), allow_missing), strict=False)
+    optional = (*OPTIONAL, *absent, "prompter.")
+    network.load_state_dict(fitted(ours, theirs, where, optional, allow_missing, HEADS), strict=False)
 
 
 def load_prompter(network: ALPRO, state: Mapping[str, Tensor], where: str, allow_missing: bool = False) -> None:
@@ -92,8 +93,6 @@ def _translated(state: Mapping[str, Tensor], ours: Mapping[str, Tensor], where: 
             renamed[name] = F.interpolate(tensor.transpose(1, 2), own.shape[1], mode="nearest").transpose(1, 2)
         elif name == f"{VIDEO}pos_embed" and _resizable(tensor, own):
             renamed[name] = _on_a_grid(tensor, own.shape[1] - 1, where)
-        elif name.startswith(HEADS) and tensor.shape[1:] == own.shape[1:] and len(tensor) != len(own):
-            del renamed[name]
     return renamed
 
 

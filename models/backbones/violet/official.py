@@ -67,7 +67,7 @@ def fitted(network: Violet, state: Mapping[str, Tensor], where: str, allow_missi
                 )
     foreign = tuple(f"{head}." for head in (MATCHING, *HEADS.values()) if head not in network.heads.values())
     new = tuple(f"{HEADS[loss]}." for loss in NEW)
-    return fitted_state(ours, theirs, where, foreign + new, allow_missing)
+    return fitted_state(ours, theirs, where, foreign + new, allow_missing, new)
 
 
 def official_state(network: Violet) -> dict[str, Tensor]:

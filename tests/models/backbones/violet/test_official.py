@@ -56,6 +56,18 @@ def test_answering_starts_retrieval() -> None:
     assert torch.equal(network.state_dict()["fc.3.weight"], theirs.state_dict()["fc_vtm.3.weight"])
 
 
+@pytest.mark.parametrize("kind", ["open_ended", "recognition"])
+def test_a_head_for_other_answers_begins_anew_where_allowed(kind: Kind) -> None:
+    network = Violet(small.config(), small.setting(kind, classes=("yes", "no"))).double()
+    state, name = small.network(kind).state_dict(), f"{network.heads['oe' if kind == 'open_ended' else kind]}.3.weight"
+    before = network.state_dict()[name].clone()
+    with pytest.raises(UserError, match=rf"file: '{name}' is for 4 answers, .*the data has 2; set .*weights=true"):
+        load_official(network, state, "file")
+    load_official(network, state, "file", allow_missing=True)
+    assert torch.equal(network.state_dict()[name], before)
+    assert torch.equal(network.state_dict()["enc_img.emb_cls"], state["enc_img.emb_cls"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
