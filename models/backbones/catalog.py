@@ -1,6 +1,7 @@
 """Video-language backbones by name; a backbone of one's own is named by where its configuration class is."""
 
 import importlib
+from inspect import isabstract
 
 from models.backbones.video_language import VideoLanguageConfig
 from models.errors import UserError
@@ -29,8 +30,8 @@ def backbone(name: str) -> type[VideoLanguageConfig]:
         )
     try:
         found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the last two: of names that are none
         raise UserError(f"model.name={name!r}: cannot be imported ({error}); is its module on this path?") from None
-    if not (isinstance(found, type) and issubclass(found, VideoLanguageConfig)):
-        raise UserError(f"model.name={name!r}: {module} has no {attribute} that is a VideoLanguageConfig")
+    if not (isinstance(found, type) and issubclass(found, VideoLanguageConfig)) or isabstract(found):
+        raise UserError(f"model.name={name!r}: {module} has no {attribute} that is a whole VideoLanguageConfig")
     return found
