@@ -78,6 +78,7 @@ class Trainer:
         found = fetch.newest(recipe.folder, self.mirror, everyone, warn=self.rank == 0)
         torch.manual_seed(recipe.seed)  # the same initial weights on every worker
         network = task.network()
+        task.drop_start()  # what is evaluated has weights of its own
         if recipe.init_from is not None:
             network.load_state_dict(read_export(recipe.init_from, recipe.model).weights)
         if found is None:

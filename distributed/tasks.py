@@ -69,9 +69,9 @@ def load_task(recipe: Recipe) -> Task:
 
 def task_of_run(recipe: Recipe) -> Task:
     """The task of a trained run, whose weights come from its checkpoints."""
-    if isinstance(recipe, VideoTextRecipe | VideoLanguageRecipe):
-        recipe = recipe.model_copy(update={"model": recipe.model.without_start()})
-    return load_task(recipe)
+    task = load_task(recipe)
+    task.drop_start()
+    return task
 
 
 def alignment_task(

@@ -79,6 +79,9 @@ class AlignmentTask:
         """A freshly initialised network of the right input widths."""
         return NeuMATCH(self.config, *self.widths)
 
+    def drop_start(self) -> None:
+        """Nothing: no configuration names weights."""
+
     def __len__(self) -> int:
         return len(self.samples)
 

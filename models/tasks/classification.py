@@ -60,6 +60,9 @@ class ClassificationTask:
         """A freshly initialised network for the classes at hand."""
         return ResNet(self.model, len(self.train.classes))
 
+    def drop_start(self) -> None:
+        """Nothing: no configuration names weights."""
+
     def pretrain(self, network: ResNet, seed: int, say: Callable[[str], None] | None = None) -> None:
         """Nothing: training is all there is."""
 

@@ -40,6 +40,10 @@ class Task(Protocol):
         """A freshly initialised module."""
         ...
 
+    def drop_start(self) -> None:
+        """From now on `network` leaves the weights alone that the configuration names: they come from a checkpoint."""
+        ...
+
     def pretrain(self, network: Any, seed: int, say: Callable[[str], None] | None = None) -> None:
         """What a fresh network learns before the first step, the same on every worker; often nothing. `say` is told
         how it goes."""

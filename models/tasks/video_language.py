@@ -104,6 +104,10 @@ class VideoLanguageTask:
         self._component_of = network.component_of
         return network
 
+    def drop_start(self) -> None:
+        """From now on networks begin from random weights: theirs come from a checkpoint."""
+        self.model = self.model.without_start()
+
     def check_network(self) -> None:
         """Whether there can be such a network, without its weights.
 

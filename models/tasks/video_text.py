@@ -119,6 +119,10 @@ class VideoTextTask:
         """A freshly initialised network, from the weights that the configuration names."""
         return build(self.model)
 
+    def drop_start(self) -> None:
+        """From now on networks begin from random weights: theirs come from a checkpoint."""
+        self.model = self.model.without_start()
+
     def pretrain(self, network: UniVL, seed: int, say: Callable[[str], None] | None = None) -> None:
         """Nothing: training is all there is."""
 
