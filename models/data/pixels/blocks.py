@@ -33,21 +33,6 @@ def hidden_cells(numbers: Sequence[int], draw: int, frames: int, grid: int) -> N
     return hidden
 
 
-def hidden_tubes(numbers: Sequence[int], draw: int, frames: int, grid: int, ratio: float) -> NDArray[np.bool_]:
-    """Tube masking (Tong et al. 2022, VideoMAE) -> (n, T, g, g): the same cells in all frames of a sample.
-
-    Args:
-        ratio: of the cells that are hidden, between 0 and 1; rounded to whole cells, at least one.
-    """
-    if not 0 < ratio < 1:
-        raise ValueError(f"ratio={ratio}; expected 0 < ratio < 1")
-    hidden = np.zeros((len(numbers), grid * grid), np.bool_)
-    count = max(1, round(ratio * grid * grid))
-    for sample, source in zip(hidden, _sources(numbers, draw), strict=True):
-        sample[source.permutation(grid * grid)[:count]] = True
-    return np.repeat(hidden.reshape(-1, 1, grid, grid), frames, axis=1)
-
-
 def _sources(numbers: Sequence[int], draw: int) -> Iterator[np.random.Generator]:
     """Each a function of `draw` and the sample's own number, so no batch mate or worker changes it."""
     for number in numbers:

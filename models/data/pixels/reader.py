@@ -36,7 +36,8 @@ class WordsConfig(StrictConfig):
     """Of a model of `transformers`: `minilm`, a folder or a hub name."""
     most: int = Field(default=40, ge=3)
     """Tokens of a text at most, special ones included."""
-    masking: float = Field(default=0.15, gt=0, lt=1)
+    masking: float = Field(default=0.15, ge=0.01, lt=1)
+    """With what probability a word is masked; every text has one at least."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,9 @@
 """Hidden cells beside one box and one cell at a time, their extent, and their independence of batch mates."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 
-from models.data.pixels.blocks import HIDING, hidden_cells, hidden_tubes
+from models.data.pixels.blocks import HIDING, hidden_cells
 
 
 def reference(number: int, draw: int, frames: int, grid: int) -> set[tuple[int, int, int]]:
@@ -47,22 +45,9 @@ def test_every_size_and_place_occurs() -> None:
     assert hidden.any(0).all()
 
 
-def test_tubes_hide_the_same_cells_in_all_frames() -> None:
-    hidden = hidden_tubes(range(300), 1, 3, 4, 0.4)
-    assert hidden.shape == (300, 3, 4, 4)
-    assert (hidden == hidden[:, :1]).all()
-    assert (hidden[:, 0].sum((1, 2)) == 6).all()
-    assert 0.25 < hidden[:, 0].mean(0).min() < hidden[:, 0].mean(0).max() < 0.55
-    assert hidden_tubes([1], 1, 2, 1, 0.1).all()
-    for ratio in (0.0, 1.0):
-        with pytest.raises(ValueError, match="expected 0 < ratio < 1"):
-            hidden_tubes([1], 1, 2, 4, ratio)
-
-
 def test_a_sample_is_hidden_alike_in_any_batch() -> None:
-    for hide in (hidden_cells, partial(hidden_tubes, ratio=0.5)):
-        whole = hide(range(20), 5, 4, 7)
-        assert np.array_equal(hide([7, 3], 5, 4, 7), whole[[7, 3]])
-        assert not np.array_equal(hide(range(20), 6, 4, 7), whole)
-        assert len({sample.tobytes() for sample in whole}) > 15
-        assert hide([], 5, 4, 7).shape == (0, 4, 7, 7)
+    whole = hidden_cells(range(20), 5, 4, 7)
+    assert np.array_equal(hidden_cells([7, 3], 5, 4, 7), whole[[7, 3]])
+    assert not np.array_equal(hidden_cells(range(20), 6, 4, 7), whole)
+    assert len({sample.tobytes() for sample in whole}) > 15
+    assert hidden_cells([], 5, 4, 7).shape == (0, 4, 7, 7)
