@@ -85,14 +85,14 @@ def _choices(path: Path) -> list[Entry]:
 
 
 def _rows(path: Path, *columns: str) -> list[tuple[str, dict[str, str]]]:
-    """The rows of an official file, each `key` once."""
-    rows = read_table(path, "gif_name", "question", *columns, "key", delimiter="\t")
+    """The rows of an official file, each question's `vid_id` once; `key` is the GIF's number."""
+    rows = read_table(path, "gif_name", "question", *columns, "vid_id", delimiter="\t")
     if not rows:
         raise UserError(f"{path}: holds no question; expected one or more")
-    keys: set[str] = set()
+    asked: set[str] = set()
     for where, cells in rows:
-        if cells["key"] in keys:
-            raise UserError(f"{where}: {cells['key']!r} comes twice; expected each key once")
-        keys.add(cells["key"])
+        if cells["vid_id"] in asked:
+            raise UserError(f"{where}: {cells['vid_id']!r} comes twice; expected each vid_id once")
+        asked.add(cells["vid_id"])
         check_name(cells["gif_name"], where)
     return rows

@@ -53,28 +53,32 @@ def write_tabs(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]])
     path.write_text("".join("\t".join(row) + "\n" for row in (header, *rows)))
 
 
-def choice(gif: str, number: int, answer: str) -> tuple[str, ...]:
-    """A row of TGIF-QA's action and transition files."""
+def choice(gif: str, number: int, answer: str, key: int = 900) -> tuple[str, ...]:
+    """A row of TGIF-QA's action and transition files: question `number`, of the GIF with the number `key`."""
     options = (f"jump {number}", "nod head", "wave hands", "strum guitar", "step")
-    return (gif, f"What does the man do {number} times ?", *options, answer, str(900 + number), f"ACTION{number}")
+    return (gif, f"What does the man do {number} times ?", *options, answer, f"ACTION{number}", str(key))
 
 
-def frame_question(gif: str, number: int, question: str, answer: str) -> tuple[str, ...]:
-    """A row of TGIF-QA's frameqa files."""
-    return (gif, question, answer, "0", str(900 + number), f"FRAMEQA{number}", f"a {answer} .")
+def frame_question(gif: str, number: int, question: str, answer: str, key: int = 900) -> tuple[str, ...]:
+    """A row of TGIF-QA's frameqa files, as `choice`."""
+    return (gif, question, answer, "0", f"FRAMEQA{number}", str(key), f"a {answer} .")
 
 
 def write_tgif(folder: Path) -> None:
-    """Ten GIFs to train on, two to test, of each subset."""
-    trained, tested = [f"tumblr_t{n}_250" for n in range(10)], ["tumblr_x0_400", "tumblr_x1_400"]
+    """Ten questions to train on about eight GIFs, three to test about two, of each subset."""
+    trained = [f"tumblr_t{n}_250" for n in (0, 0, 1, 2, 3, 4, 5, 6, 7, 7)]
+    tested = ["tumblr_x0_400", "tumblr_x0_400", "tumblr_x1_400"]
     for subset in ("action", "transition"):
         for part, gifs in (("Train", trained), ("Test", tested)):
-            rows = [choice(gif, number, str(number % 5)) for number, gif in enumerate(gifs)]
+            rows = [choice(gif, number, str(number % 5), 900 + gifs.index(gif)) for number, gif in enumerate(gifs)]
             write_tabs(folder / f"{part}_{subset}_question.csv", CHOICE_HEADER, rows)
     asked = [("what is the color of the cat ?", "black"), ("how many men dance ?", "two"), ("what eats ?", "cat")]
     for part, gifs in (("Train", trained), ("Test", tested)):
         pairs = [(gif, *asked[number % 3]) for number, gif in enumerate(gifs)]
-        rows = [frame_question(gif, number, question, answer) for number, (gif, question, answer) in enumerate(pairs)]
+        rows = [
+            frame_question(gif, number, question, answer, 900 + gifs.index(gif))
+            for number, (gif, question, answer) in enumerate(pairs)
+        ]
         write_tabs(folder / f"{part}_frameqa_question.csv", FRAME_HEADER, rows)
 
 

@@ -29,16 +29,17 @@ def test_multiple_choice(tmp_path: Path, subset: str) -> None:
     asked = load_tgif_qa(config(tmp_path, subset=subset), has_all)
     assert asked.kind == config(tmp_path, subset=subset).kind == "multiple_choice"
     assert asked.classes == ()
-    assert {name: len(split) for name, split in asked.splits.items()} == {"train": 8, "validation": 2, "test": 2}
+    assert len(asked.splits["train"]) + len(asked.splits["validation"]) == 10
+    assert len(asked.splits["validation"].videos) == 2
     assert asked.splits["test"].videos == ["tumblr_x0_400", "tumblr_x1_400"]
-    second = asked.splits["test"].items[1]
-    assert (second.video, second.answer) == (1, 1)
-    assert second.texts == tuple(
+    tested = asked.splits["test"].items
+    assert [(item.video, item.answer) for item in tested] == [(0, 0), (0, 1), (1, 2)]
+    assert tested[1].texts == tuple(
         f"What does the man do 1 times ? {option}"
         for option in ("jump 1", "nod head", "wave hands", "strum guitar", "step")
     )
     trained, held = (set(asked.splits[name].videos) for name in ("train", "validation"))
-    assert trained | held == {f"tumblr_t{n}_250" for n in range(10)}
+    assert trained | held == {f"tumblr_t{n}_250" for n in range(8)}
     assert not trained & held
 
 
@@ -51,7 +52,9 @@ def test_questions_about_a_frame(tmp_path: Path) -> None:
     assert [item.texts for item in asked.splits["test"].items] == [
         ("what is the color of the cat ?",),
         ("how many men dance ?",),
+        ("what eats ?",),
     ]
+    assert [item.video for item in asked.splits["test"].items] == [0, 0, 1]
     assert asked.splits["validation"].items == []
     assert load_tgif_qa(config(tmp_path, subset="frameqa", top=1, validation=0), has_all).classes == ("black",)
 
@@ -74,7 +77,7 @@ def test_gifs_without_frames(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gifs: 1 of 2 test videos have no frames \(tumblr_x0_400\)"):
         load_tgif_qa(config(tmp_path), lambda gif: gif != "tumblr_x0_400")
     asked = load_tgif_qa(config(tmp_path, allow_missing_videos=True), lambda gif: gif != "tumblr_x0_400")
-    assert [(item.video, item.answer) for item in asked.splits["test"].items] == [(0, 1)]
+    assert [(item.video, item.answer) for item in asked.splits["test"].items] == [(0, 2)]
 
 
 def row(**changes: str) -> tuple[str, ...]:
@@ -91,7 +94,7 @@ def row(**changes: str) -> tuple[str, ...]:
         ([row(answer="jump")], r"csv:2: the answer is 'jump'"),
         ([row(question="")], r"csv:2: the question is empty"),
         ([row(a4=" ")], r"csv:2: option a4 is empty"),
-        ([row(), row()], r"csv:3: 'ACTION5' comes twice; expected each key once"),
+        ([row(), row()], r"csv:3: 'ACTION5' comes twice; expected each vid_id once"),
         ([row(gif_name="../secret")], r"csv:2: video '\.\./secret' is no name below"),
         ([row(gif_name="")], r"csv:2: video '' is no name"),
         ([row()[:-1]], r"csv:2: 9 cells; expected 10"),
