@@ -30,15 +30,13 @@ def dual(config: DualEncoderConfig, setting: Setting) -> VideoLanguageNetwork:
         raise UserError(f"{config.where}: takes texts of at most {places} tokens, not of {setting.words}")
     if hasattr(vision, "image_size"):
         config.check_image(vision.image_size)
-    elif config.image_size % vision.patch_size:
-        raise UserError(
-            f"{config.where}: model.image_size={config.image_size} must be a multiple of {vision.patch_size}"
-        )
+    else:
+        config.check_multiple(vision.patch_size)
     if made.model_type == XCLIP:
         config.check_frames(vision.num_frames)
     towers = towers_of(config.model(AutoModel, made), setting.padding, config.where)
     network = DualEncoder(towers, setting, config.statistics(config.published))
-    return _started(network, config, ("q_proj", "v_proj", "query", "value"), ("head.", "towers.scale."))
+    return _started(network, config, ("q_proj", "v_proj", "query", "value"), ("head.", "towers.scale."), ("head.",))
 
 
 def masked_autoencoder(config: DualEncoderConfig, setting: Setting) -> VideoLanguageNetwork:
@@ -47,10 +45,17 @@ def masked_autoencoder(config: DualEncoderConfig, setting: Setting) -> VideoLang
 
     made = config.of_transformers(setting)
     config.check_image(made.image_size)
+    config.check_multiple(made.patch_size)
     config.check_frames(made.num_frames)
+    if made.num_frames % made.tubelet_size:
+        raise UserError(
+            f"{config.where}: takes {made.tubelet_size} frames together; set model.frames to a multiple of that, "
+            f"not to {made.num_frames}"
+        )
     model = config.model(VideoMAEForPreTraining, made)
     network = MaskedAutoencoder(model, setting, config.statistics(config.published), config.hidden_share)
-    return _started(network, config, ("query", "value"), ("head.", "norm.", "codes.", "decoder.mask_token"))
+    heads = ("head.", "codes.")
+    return _started(network, config, ("query", "value"), (*heads, "norm.", "decoder.mask_token"), heads)
 
 
 def generative(config: GenerativeConfig, setting: Setting) -> VideoLanguageNetwork:
@@ -76,16 +81,21 @@ def generative(config: GenerativeConfig, setting: Setting) -> VideoLanguageNetwo
 
 
 def _started(
-    network: VideoLanguageNetwork, config: SourceConfig, maps: Sequence[str], trained: Sequence[str]
+    network: VideoLanguageNetwork,
+    config: SourceConfig,
+    maps: Sequence[str],
+    trained: Sequence[str],
+    heads: Sequence[str] = (),
 ) -> VideoLanguageNetwork:
     """The network with the weights of a checkpoint, and the parts that are not trained frozen.
 
-    `maps` and `trained` as in `models.lora.adapt`; heads may be missing in the checkpoint.
+    `maps` and `trained` as in `models.lora.adapt`. What begins with one of `heads` depends on the data: it may
+    be missing in the checkpoint, and `fitted` says when it may be for other data.
     """
     if config.checkpoint is not None:
         theirs = read_checkpoint(Path(config.checkpoint), "the weights of an export")
-        found = fitted(network.state_dict(), theirs, config.checkpoint, ("head.",), config.allow_missing_weights)
-        network.load_state_dict(found)
+        own, allowed = network.state_dict(), config.allow_missing_weights
+        network.load_state_dict(fitted(own, theirs, config.checkpoint, heads, allowed, by_data=heads))
     if config.lora is not None:
         adapt(network, config.lora, maps, trained)
     if config.frozen:

@@ -23,6 +23,9 @@ HALF: tuple[Triple, Triple] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 _PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 _LABELS = ("id2label", "label2id")
+_PARTS = ("text_config", "vision_config")
+_SIZES = ("image_size", "patch_size", "tubelet_size", "temporal_patch_size", "spatial_merge_size", "num_frames")
+"""What frames are cut up by."""
 
 
 class SourceConfig(VideoLanguageConfig):
@@ -59,10 +62,22 @@ class SourceConfig(VideoLanguageConfig):
         return found
 
     def of_transformers(self, setting: Setting | None = None) -> Any:
-        """The configuration of `transformers`, to be changed at will."""
+        """The configuration of `transformers`, to be changed at will.
+
+        Raises:
+            UserError: it cannot be read or built, is of another family, or cuts frames up by no whole number.
+        """
+        self._checked()
         if self.source is not None:
-            return copy.deepcopy(_read(self.source))
+            made = copy.deepcopy(_read(self.source))
+            _check_sizes(made.to_dict(), self.where)
+            return made
+        _check_sizes(self.architecture, self.where)
         return _made(self._filled(setting))
+
+    def _checked(self) -> str:
+        """The family. Raises UserError where it is none of those that this configuration is for."""
+        raise NotImplementedError
 
     def _filled(self, setting: Setting | None) -> dict[str, Any]:
         """`architecture` with what follows from the other keys and the setting."""
@@ -190,6 +205,17 @@ def _made(architecture: Mapping[str, Any]) -> Any:
         made = AutoConfig.for_model(architecture["model_type"], **copy.deepcopy(keys))
     _check_keys(architecture, made, "model.architecture")
     return made
+
+
+def _check_sizes(given: Mapping[str, Any], where: str) -> None:
+    for name in (name for name in _SIZES if name in given):
+        value = given[name]
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{where}.{name}={value!r:.60}: expected a whole number, 1 or more")
+    for name in (name for name in _PARTS if name in given):
+        if not isinstance(given[name], Mapping):
+            raise UserError(f"{where}.{name}={given[name]!r:.60}: expected keys and values")
+        _check_sizes(given[name], f"{where}.{name}")
 
 
 def _check_keys(given: Mapping[str, Any], made: Any, where: str) -> None:

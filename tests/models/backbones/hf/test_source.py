@@ -1,5 +1,6 @@
 """Where models of transformers come from, and what is said of those that do not fit."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tokenizers.models import WordLevel
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
+    BertConfig,
     PreTrainedTokenizerFast,
     VideoMAEForPreTraining,
     VideoMAEImageProcessorPil,
@@ -83,6 +85,46 @@ def test_a_checkpoint_brings_the_towers_and_may_lack_heads(tmp_path: Path) -> No
     assert "has no 'towers." in said
 
 
+@pytest.mark.parametrize(
+    ("family", "kind", "codes", "name"),
+    [
+        ("clip", "recognition", 0, "head"),
+        ("clip", "open_ended", 0, "head.2"),
+        ("videomae", "recognition", 0, "head"),
+        ("videomae", "recognition", 3, "codes"),
+    ],
+)
+def test_heads_for_other_data_are_refused_or_begin_anew(
+    family: str, kind: Kind, codes: int, name: str, tmp_path: Path
+) -> None:
+    trained = tiny.network(family, kind, codes=codes).float().state_dict()
+    save_file(dict(trained), tmp_path / "model.safetensors")
+    classes = {} if codes else {"classes": tuple("abc"), "class_ids": tiny.CLASS_IDS[:3]}
+    setting = dataclasses.replace(tiny.setting(kind, codes=2 * codes), **classes)
+    config = tiny.config(family, checkpoint=str(tmp_path))
+    said = rf"'{name}.bias' is for \d+ answers.*set model.allow_missing_weights=true"
+    with pytest.raises(UserError, match=said) as caught:
+        config.build(setting)
+    assert "\n" not in str(caught.value)
+    found = config.model_copy(update={"allow_missing_weights": True}).build(setting).state_dict()
+    assert found[f"{name}.bias"].shape != trained[f"{name}.bias"].shape
+    same = [other for other in found if found[other].shape == trained[other].shape]
+    assert len(same) == len(found) - 2  # weight and bias
+    for other in same:
+        assert torch.equal(found[other], trained[other])
+
+
+@pytest.mark.parametrize(("codes", "others"), [(0, 3), (3, 0)])
+def test_visual_tokens_may_come_and_go(codes: int, others: int, tmp_path: Path) -> None:
+    trained = tiny.network("videomae", "recognition", codes=codes).float().state_dict()
+    save_file(dict(trained), tmp_path / "model.safetensors")
+    config = tiny.config("videomae", checkpoint=str(tmp_path))
+    found = config.build(tiny.setting("recognition", codes=others)).state_dict()
+    assert set(found.keys() ^ trained.keys()) == {"codes.weight", "codes.bias"}
+    for name in found.keys() & trained.keys():
+        assert torch.equal(found[name], trained[name])
+
+
 def test_weights_that_are_missing_or_of_another_shape(tmp_path: Path) -> None:
     tiny.saved("clip", AutoModel, tmp_path)
     path = tmp_path / "model.safetensors"
@@ -129,6 +171,13 @@ def test_sizes_that_do_not_fit(tmp_path: Path) -> None:
     assert "takes 2 frames" in refused(
         tiny.config("videomae", frames=4, architecture=_videomae(num_frames=2)), "recognition"
     )
+    assert refused(tiny.config("videomae", image_size=20), "recognition") == (
+        "model.architecture: model.image_size=20 must be a multiple of 8"
+    )
+    for frames in (1, 3):
+        assert refused(tiny.config("videomae", frames=frames), "recognition") == (
+            f"model.architecture: takes 2 frames together; set model.frames to a multiple of that, not to {frames}"
+        )
 
 
 def _videomae(**changes: Any) -> dict[str, Any]:
@@ -155,6 +204,45 @@ def test_models_that_are_no_dual_encoders_or_do_not_generate() -> None:
         DualEncoderConfig(architecture={"model_type": "bert"}).losses("retrieval", 0)
     with pytest.raises(UserError, match=r"model.architecture: is of type 'clip'; expected qwen2_vl, "):
         GenerativeConfig(architecture={"model_type": "clip"}).losses("retrieval", 0)
+
+
+@pytest.mark.parametrize("kind", [DualEncoderConfig, GenerativeConfig])
+def test_a_source_of_another_kind(kind: Any, tmp_path: Path) -> None:
+    """A task asks for cells and losses before it builds."""
+    BertConfig().save_pretrained(tmp_path)
+    config = kind(source=str(tmp_path))
+    for ask in (lambda: config.cell, lambda: config.losses("retrieval", 0), config.without_start):
+        with pytest.raises(UserError, match=r"^model\.source='.*': is of type 'bert'; expected "):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("family", "keys", "said"),
+    [
+        ("clip", {"vision_config": {"patch_size": 0}}, "vision_config.patch_size=0: expected a whole number, 1 or"),
+        ("siglip2", {"vision_config": {"patch_size": "8"}}, "vision_config.patch_size='8': expected a whole number"),
+        ("clip", {"vision_config": "x"}, "vision_config='x': expected keys and values"),
+        ("clip", {"text_config": None}, "text_config=None: expected keys and values"),
+        ("videomae", {"tubelet_size": 0}, "tubelet_size=0: expected a whole number, 1 or more"),
+        ("qwen2_vl", {"vision_config": {"spatial_merge_size": 0}}, "vision_config.spatial_merge_size=0: expected"),
+    ],
+)
+def test_sizes_that_are_none(family: str, keys: dict[str, Any], said: str) -> None:
+    config = tiny.config(family, architecture={"model_type": family} | keys)
+    with pytest.raises(UserError) as caught:
+        _ = config.cell
+    assert str(caught.value).startswith(f"model.architecture.{said}")
+    assert refused(config, "recognition") == str(caught.value)
+
+
+def test_a_source_whose_patches_have_no_size(tmp_path: Path) -> None:
+    tiny.saved("clip", AutoModel, tmp_path)
+    path = tmp_path / "config.json"
+    made = json.loads(path.read_text())
+    made["vision_config"]["patch_size"] = 0
+    path.write_text(json.dumps(made))
+    with pytest.raises(UserError, match=r"^model\.source='.*'\.vision_config\.patch_size=0: expected a whole number"):
+        _ = DualEncoderConfig(source=str(tmp_path)).cell
 
 
 def test_keys_that_the_library_does_not_know() -> None:
