@@ -124,11 +124,11 @@ class VideoLanguageTask:
         """The training samples at `indices` (possibly none) on `device`, as `draw` has them."""
         return self.loaded(self.read(indices, draw), device)
 
-    def loaded(self, arrays: Arrays, device: torch.device) -> VideoLanguageBatch:
-        """What `read` gave, on `device`."""
+    def loaded(self, arrays: Arrays, device: torch.device, tokens: bool = True) -> VideoLanguageBatch:
+        """What `read` gave, on `device`; without the visual tokens where no loss will ask for `tokens`."""
         there = {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
         there["frames"] = _pixels(there["frames"])
-        if self.visual_tokens is None:
+        if self.visual_tokens is None or not tokens:
             there["cell_tokens"] = torch.full_like(there["hidden"], -1, dtype=torch.long)
         else:
             with torch.no_grad():
@@ -159,6 +159,9 @@ class VideoLanguageTask:
         counted from 1 (items,); zeros elsewhere.
 
         All of a split is scored, in evaluation mode and without gradient.
+
+        Raises:
+            UserError: the network scores something as NaN, or a video cannot be read.
         """
         training = network.training
         network.eval()
@@ -174,19 +177,23 @@ class VideoLanguageTask:
         found = torch.zeros(len(reader.ids), len(reader.split.videos), dtype=torch.float64)
         texts = torch.arange(len(reader.ids)).split(self.inputs.scored_at_once)
         encoded = [network.encode_texts(reader.texts(part)[:, 0].to(device)) for part in texts]
-        for part in self._share(len(reader.split.videos), rank, workers):
+        for part in self._share(torch.arange(len(reader.split.videos)), rank, workers):
             frames = torch.stack([torch.from_numpy(reader.video(video)) for video in part.tolist()])
             videos = network.encode_videos(_pixels(frames.to(device)), part.to(device))
             for rows, text in zip(texts, encoded, strict=True):
-                found[rows[:, None], part] = network.similarity(text, videos).double().cpu()
+                scores = network.similarity(text, videos).double().cpu()
+                _check_defined(scores.T, [reader.split.videos[video] for video in part.tolist()], name)
+                found[rows[:, None], part] = scores
         return found.flatten()
 
     def _places(self, network: VideoLanguageNetwork, name: str, rank: int, workers: int) -> Tensor:
+        """Every worker answers its share of the items, in the order of their videos: few are read twice."""
         reader, device = self.scored[name], _device(network)
         found = torch.zeros(len(reader.ids), dtype=torch.float64)
-        for part in self._share(len(reader.ids), rank, workers):
-            batch = self.loaded(reader(part.tolist(), 0), device)
+        for part in self._share(reader.video_of.argsort(stable=True), rank, workers):
+            batch = self.loaded(reader(part.tolist(), 0), device, tokens=False)
             scores, answers = network.answer(batch).float().cpu(), batch.answers.cpu()
+            _check_defined(scores, [reader.split.videos[video] for video in reader.video_of[part].tolist()], name)
             known = answers >= 0
             right = scores.gather(1, answers.clamp(min=0)[:, None])
             # Others of the same score count as better, so that equal scores everywhere are no success.
@@ -194,9 +201,9 @@ class VideoLanguageTask:
             found[part] = torch.where(known, place, scores.shape[1] + 1).double()
         return found
 
-    def _share(self, count: int, rank: int, workers: int) -> list[Tensor]:
-        """A worker's share of so many things, in parts that go through the network at once."""
-        own = torch.arange(count)[rank::workers]
+    def _share(self, numbers: Tensor, rank: int, workers: int) -> list[Tensor]:
+        """A worker's share of them, neighbours, in parts that go through the network at once."""
+        own = numbers.tensor_split(workers)[rank]
         return list(own.split(self.inputs.scored_at_once)) if len(own) else []
 
     def scores(self, sums: Tensor, split: str) -> dict[str, float]:
@@ -233,6 +240,16 @@ def table_of_classes(tokenizer: Tokenizer, classes: Sequence[str], most: int) ->
     return tuple(
         tuple(row[1 : length - 1]) for row, length in zip(table.ids.tolist(), table.lengths.tolist(), strict=True)
     )
+
+
+def _check_defined(scores: Tensor, videos: Sequence[str], split: str) -> None:
+    """(n, k), each row of one of the n videos."""
+    undefined = scores.isnan().any(1).tolist()
+    if any(undefined):
+        raise UserError(
+            f"{split}: the network's scores of video {videos[undefined.index(True)]!r} are NaN ({sum(undefined)} of "
+            f"{len(videos)} scored with it); start from an earlier checkpoint, or train at a lower rate"
+        )
 
 
 def _pixels(frames: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class PixelReader:
         self.split, self.source, self.shape, self.words = split, source, shape, words
         self.augmentation = augmentation
         self.vary, self.by_video = False, False
+        self._last: tuple[int, NDArray[np.uint8]] | None = None
         self.mask, self.vocabulary = tokenizer.mask, tokenizer.vocabulary
         counts = {len(item.texts) for item in split.items}
         if len(counts) > 1:
@@ -92,6 +93,7 @@ class PixelReader:
         """The same for training: a sample looks different at each draw, where `augmentation` has it so; `by_video`: it
         is a video with one of its items at random."""
         found = copy(self)
+        found._last = None
         found.vary, found.by_video = self.augmentation.vary, by_video
         return found
 
@@ -130,11 +132,17 @@ class PixelReader:
         }
 
     def video(self, video: int, number: int = 0, draw: int = 0) -> NDArray[np.uint8]:
-        """The frames (T, 3, s, s) of a video, as the sample `number` sees them."""
+        """The frames (T, 3, s, s) of a video, as the sample `number` sees them; not to be changed.
+
+        Where all samples see the same, those of the last video are kept: it often is the next sample's too.
+        """
         count = self.shape.frames
         if not self.vary:
-            images = self.source.frames(self.split.videos[video], places(count))
-            return square(images, self.shape.size, self.augmentation)
+            last = self._last
+            if last is None or last[0] != video:
+                images = self.source.frames(self.split.videos[video], places(count))
+                last = self._last = video, square(images, self.shape.size, self.augmentation)
+            return last[1]
         chance = _source(draw, number, SAMPLING).random(count + chances_needed(self.augmentation))
         images = self.source.frames(self.split.videos[video], places(count, chance[:count]))
         return square(images, self.shape.size, self.augmentation, chance[count:])

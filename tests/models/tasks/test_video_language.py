@@ -1,6 +1,7 @@
 """Pixels and texts as the losses want them, scores over any workers, and what is refused."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +12,11 @@ from torch import Tensor
 from distributed.tasks import load_task
 from models.backbones.video_language import VideoLanguageBatch
 from models.data.asked import Asked, AskedSplit, Item
+from models.data.film import Image
 from models.data.pixel_sets import load_asked
-from models.data.pixels.sources import open_frames
+from models.data.pixels.reader import PixelReader, seed_of
+from models.data.pixels.sources import FrameSource, open_frames
+from models.data.tokens import Tokenizer
 from models.errors import UserError
 from models.tasks.task import ReadingTask
 from models.tasks.video_language import PixelInputConfig, VideoLanguageTask
@@ -79,8 +83,6 @@ def test_inputs(data: Path, tmp_path: Path) -> None:
 
 
 def text_of(task: VideoLanguageTask, ids: Tensor) -> str:
-    from models.data.tokens import Tokenizer
-
     return Tokenizer(task.inputs.words.tokenizer).text(ids.tolist()[1:])
 
 
@@ -164,6 +166,84 @@ def test_unknown_answers_and_equal_scores_are_no_success(data: Path, tmp_path: P
         assert scores["accuracy"] == pytest.approx(100 * right / len(answers))
     most = task.plain("test")["most frequent answer"]["accuracy"]
     assert most == pytest.approx(100 * answers.count(0) / len(answers))
+
+
+class Seeded(torch.nn.Module):
+    """Scores that are every sample's own."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.classes, self.tokens = classes, 0
+
+    def answer(self, batch: VideoLanguageBatch) -> Tensor:
+        self.tokens += int((batch.cell_tokens >= 0).sum())
+        sources = [torch.Generator().manual_seed(seed) for seed in batch.seeds.tolist()]
+        return torch.stack([torch.rand(self.classes, generator=source) for source in sources])
+
+
+class Counted:
+    """A source of frames that knows how often each video was asked for."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self.source, self.asked = source, Counter[str]()
+
+    def names(self) -> Sequence[str]:
+        return self.source.names()
+
+    def __contains__(self, video: object) -> bool:
+        return video in self.source
+
+    def frames(self, video: str, places: Sequence[float]) -> list[Image]:
+        self.asked[video] += 1
+        return self.source.frames(video, places)
+
+
+def test_every_video_is_read_once_to_be_scored(data: Path, tmp_path: Path) -> None:
+    task = made(data, tmp_path, "question_answering", changes={"inputs.scored_at_once": 3})
+    split = task.asked.splits["test"]
+    mixed = AskedSplit(split.videos, split.items[::2] + split.items[1::2])  # two questions a video, far apart
+    own = task.scored["test"]
+    source = Counted(own.source)
+    reader = PixelReader(mixed, source, own.shape, Tokenizer("minilm"), own.words, own.augmentation)
+    task.scored["test"] = reader
+    network = Seeded(len(task.setting.classes))
+    places = []
+    for number, item in enumerate(mixed.items):
+        scores = torch.rand(network.classes, generator=torch.Generator().manual_seed(seed_of(number, 0)))
+        places.append(network.classes + 1 if item.answer < 0 else 1 + int((scores > scores[item.answer]).sum()))
+    found = task.score_sums(network, "test", 0, 1)  # type: ignore[arg-type]
+    assert found.tolist() == places
+    assert source.asked == Counter(mixed.videos)
+    shared = sum(task.score_sums(network, "test", rank, 3) for rank in range(3))  # type: ignore[arg-type]
+    assert shared.tolist() == places
+    assert sum(source.asked.values()) <= 2 * len(mixed.videos) + 2
+
+
+def test_no_visual_tokens_are_made_to_be_scored(data: Path, tmp_path: Path) -> None:
+    task = made(data, tmp_path, "recognition")
+    assert task.visual_tokens is not None
+    network = Seeded(len(task.setting.classes))
+    network.answer(task.batch([0], CPU, 0))
+    assert network.tokens
+    network.tokens = 0
+    task.score_sums(network, "test", 0, 1)  # type: ignore[arg-type]
+    assert network.tokens == 0
+
+
+def test_scores_that_are_not_a_number(data: Path, tmp_path: Path) -> None:
+    task = made(data, tmp_path, "question_answering")
+    network = Answers([0.0] * len(task.setting.classes))
+    network.said.data[1] = float("nan")
+    said = r"^test: the network's scores of video 'video\d+' are NaN \(\d+ of \d+ scored with it.*at a lower rate$"
+    with pytest.raises(UserError, match=said):
+        task.score_sums(network, "test", 0, 1)  # type: ignore[arg-type]
+    task = made(data, tmp_path, "retrieval")
+    trained = task.network()
+    for parameter in trained.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(UserError, match=said):
+        task.score_sums(trained, "test", 0, 1)
 
 
 def test_unequal_options_and_an_empty_training_split_are_refused(data: Path, tmp_path: Path) -> None:
