@@ -32,8 +32,9 @@ class TarFrames(Indexed[tuple[Member, ...]]):
     """An uncompressed tar file of pictures `VIDEO/FRAME.jpg`, also below further folders.
 
     The folder right above a frame names the video; a video's frames are in the order of the numbers in their names.
-    One pass over the headers finds them all; nothing is unpacked, and the file is opened anew for each video that is
-    read, so that no process shares a place in it with another.
+    Of members of the same name the last counts, as when a tar file that was updated is unpacked. One pass over the
+    headers finds them all; nothing is unpacked, and the file is opened anew for each video that is read, so that no
+    process shares a place in it with another.
     """
 
     def __init__(self, path: Path) -> None:
@@ -131,7 +132,7 @@ def _claim(index: dict[str, Path], video: str, folder: Path, where: Path) -> Non
 
 
 def _members(path: Path) -> list[tuple[PurePosixPath, Member]]:
-    """Every frame in a tar file, in its order, with the whole of its name."""
+    """Every frame in a tar file, in its order, with the whole of its name; again where the file was updated."""
     try:
         with path.open("rb") as file:
             beginning = file.read(8)
@@ -167,12 +168,14 @@ def _members(path: Path) -> list[tuple[PurePosixPath, Member]]:
 
 def _by_video(path: Path, members: Sequence[tuple[PurePosixPath, Member]]) -> Mapping[str, tuple[Member, ...]]:
     folders: dict[str, Path] = {}
-    frames: dict[str, list[Member]] = {}
+    frames: dict[str, dict[str, Member]] = {}
     for name, member in members:
         if not name.parent.name:
             raise UserError(f"{path}: member {member.name!r} is in no folder; {_LAYOUT}")
         _claim(folders, name.parent.name, Path(name.parent), path)
-        frames.setdefault(name.parent.name, []).append(member)
+        frames.setdefault(name.parent.name, {})[member.name] = member
     if not frames:
         raise UserError(f"{path}: holds no frames; {_LAYOUT}")
-    return {video: tuple(sorted(found, key=lambda member: _order(member.name))) for video, found in frames.items()}
+    return {
+        video: tuple(sorted(found.values(), key=lambda member: _order(member.name))) for video, found in frames.items()
+    }

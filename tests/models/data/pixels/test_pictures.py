@@ -67,6 +67,20 @@ def test_names_of_any_length_and_other_members(tmp_path: Path, form: int) -> Non
     assert len(source.names()) == len(members) - 2
 
 
+def test_the_last_of_the_same_name_counts(tmp_path: Path) -> None:
+    """`tar -r` leaves what it replaces where it was."""
+    path = write_tar(tmp_path / "a.tar", FRAMES)
+    newer = encoded(99)
+    with tarfile.open(path, "a") as tar:
+        for name in ("./v1/10.png", "v1/12.png"):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(newer)
+            tar.addfile(entry, io.BytesIO(newer))
+    expected = [FRAMES["v1/9.png"], newer, FRAMES["v1/11.png"], newer]
+    for image, data in zip(open_frames(path).frames("v1", places(4)), expected, strict=True):
+        assert np.array_equal(image, decoded(data, ""))
+
+
 def read(source: FrameSource, video: str) -> list[film.Image]:
     return source.frames(video, places(3))
 
