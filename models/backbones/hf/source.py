@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
@@ -246,18 +247,34 @@ def _plain(made: Any) -> dict[str, Any]:
 
 
 def _statistics(path: Path) -> tuple[Triple, Triple] | None:
-    """What a processor's file says of the colours; None where there is none."""
+    """What a processor's file says of the colours; None where it says nothing, as null does.
+
+    Raises:
+        UserError: it is no JSON object, or says something else than three numbers of each.
+    """
     try:
         written = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except ValueError:
-        raise UserError(f"{path}: is no JSON") from None
-    for part in (written, written.get("image_processor") or {}, written.get("video_processor") or {}):
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is no JSON ({type(error).__name__}); expected a processor's configuration") from None
+    for key in (None, "image_processor", "video_processor"):
+        part, where = (written, f"{path}") if key is None else (written.get(key), f"{path}: {key}")
+        if part is None and key is not None:
+            continue
+        if not isinstance(part, Mapping):
+            raise UserError(f"{where}: is {part!r:.60}; expected a JSON object")
         if part.get("do_normalize") is False:
             return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        if "image_mean" in part and "image_std" in part:
-            mean, std = (tuple(float(value) for value in part[name]) for name in ("image_mean", "image_std"))
-            if len(mean) == len(std) == 3:
-                return mean, std
+        mean, std = part.get("image_mean"), part.get("image_std")
+        if mean is not None and std is not None:
+            return _triple(mean, f"{where}: image_mean"), _triple(std, f"{where}: image_std", above=0)
     return None
+
+
+def _triple(value: object, where: str, above: float = -math.inf) -> Triple:
+    numbers = value if isinstance(value, list) else []
+    if len(numbers) != 3 or not all(type(n) in (int, float) and math.isfinite(n) and n > above for n in numbers):
+        wanted = "numbers above 0" if above == 0 else "numbers"
+        raise UserError(f"{where} is {value!r:.60}; expected three {wanted}, or set model.mean and model.std")
+    return float(numbers[0]), float(numbers[1]), float(numbers[2])

@@ -99,7 +99,7 @@ def test_heads_for_other_data_are_refused_or_begin_anew(
 ) -> None:
     trained = tiny.network(family, kind, codes=codes).float().state_dict()
     save_file(dict(trained), tmp_path / "model.safetensors")
-    classes = {} if codes else {"classes": tuple("abc"), "class_ids": tiny.CLASS_IDS[:3]}
+    classes: dict[str, Any] = {} if codes else {"classes": tuple("abc"), "class_ids": tiny.CLASS_IDS[:3]}
     setting = dataclasses.replace(tiny.setting(kind, codes=2 * codes), **classes)
     config = tiny.config(family, checkpoint=str(tmp_path))
     said = rf"'{name}.bias' is for \d+ answers.*set model.allow_missing_weights=true"
@@ -296,6 +296,48 @@ def test_colours_as_the_processor_says(tmp_path: Path) -> None:
     assert config.statistics(config.published) == ((0, 0, 0), (1, 1, 1))
     written.write_text("no json")
     with pytest.raises(UserError, match="is no JSON"):
+        config.statistics(config.published)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {},
+        {"image_mean": None, "image_std": None, "do_normalize": None},
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": None},
+        {"image_processor": None, "video_processor": {"image_mean": None, "image_std": [1, 1, 1]}},
+    ],
+)
+def test_a_processor_that_says_nothing_of_colours(written: dict[str, Any], tmp_path: Path) -> None:
+    tiny.saved("clip", AutoModel, tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
+    config = tiny.config("clip", source=str(tmp_path), architecture={})
+    assert config.statistics(config.published) == config.published
+    within = {"image_processor": {"image_mean": [0, 0, 0], "image_std": [1, 2, 3]}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(within))
+    assert config.statistics(config.published) == ((0.0, 0.0, 0.0), (1.0, 2.0, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ([], r": is \[\]; expected a JSON object"),
+        ({"image_processor": "x"}, ": image_processor: is 'x'; expected a JSON object"),
+        ({"image_mean": 0.5, "image_std": [1, 1, 1]}, ": image_mean is 0.5; expected three numbers, or set model.mean"),
+        ({"image_mean": [0.5, 0.5], "image_std": [1, 1, 1]}, r": image_mean is \[0.5, 0.5\]; expected three numbers"),
+        ({"image_mean": ["0", 0, 0], "image_std": [1, 1, 1]}, r": image_mean is \['0', 0, 0\]; expected three"),
+        (
+            {"image_mean": [0, 0, 0], "image_std": [1, 0, 1]},
+            r": image_std is \[1, 0, 1\]; expected three numbers above",
+        ),
+        ({"image_mean": [0, 0, 0], "image_std": [1, float("nan"), 1]}, r": image_std is \[1, nan, 1\]; expected three"),
+    ],
+)
+def test_a_processor_that_is_odd_of_colours(written: Any, said: str, tmp_path: Path) -> None:
+    tiny.saved("clip", AutoModel, tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
+    config = tiny.config("clip", source=str(tmp_path), architecture={})
+    with pytest.raises(UserError, match=f"^{tmp_path}/preprocessor_config.json{said}"):
         config.statistics(config.published)
 
 
