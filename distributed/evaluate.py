@@ -1,11 +1,12 @@
 """Scores a run, an export, or a plain baseline, always beside what a user would otherwise do.
 
-    python -m distributed.evaluate RUN [--split test] [--beam 8] [--page PAGE.html] [key=value ...]
+    python -m distributed.evaluate RUN [--split test] [--checkpoint last] [key=value ...]
+    python -m distributed.evaluate RUN --beam 8 --page PAGE.html
     python -m distributed.evaluate RECIPE model.name=ridge
 
-RUN is a run's folder or URI (its best checkpoint is scored) or an export with --recipe naming the data. Prints a table
-and writes it to RUN/evaluation-SPLIT.json: of alignment, video accuracy and text IoU (percent, mean over movies); of
-other tasks their own scores.
+RUN is a run's folder or URI, of which the best checkpoint is scored, or a recipe whose run has been trained. Prints a
+table and writes it to RUN/evaluation-SPLIT.json: of alignment, video accuracy and text IoU (percent, mean over movies);
+of other tasks their own scores. Of alignment alone: --beam, --page, and an export with --recipe naming the data.
 """
 
 import argparse
@@ -90,23 +91,46 @@ def table(rows: Mapping[str, Row], split: str, movies: int) -> str:
     return "\n".join(lines)
 
 
-def _open(where: Path, recipe: Path | None, overrides: Sequence[str], which: str) -> tuple[Recipe, Export | None]:
+def _recipe_of(where: Path, named: Path | None, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a run's folder, that of --recipe for an export, or the recipe itself."""
     if (where / "recipe.yaml").is_file():
-        loaded = load_recipe(where / "recipe.yaml", overrides, Recipe)
-        return loaded, export_of(where, which)
+        return load_recipe(where / "recipe.yaml", overrides, Recipe)
     if (where / "config.json").is_file():
-        if recipe is None:
+        if named is None:
             raise UserError(f"{where} is an export, which holds no data: name a recipe with --recipe")
-        return load_recipe(recipe, overrides, Recipe), read_export(where)
+        return load_recipe(named, overrides, Recipe)
     if where.is_dir():
         raise UserError(f"{where}: neither a run (recipe.yaml) nor an export (config.json)")
-    loaded = load_recipe(where, overrides, Recipe)
-    if not isinstance(loaded.model, BaselineConfig):
-        run = fetch.view(loaded.place, which)
-        if not (run / "recipe.yaml").is_file():
-            raise UserError(f"{run}: not trained yet; run `python -m distributed.train {where}` first")
-        return loaded, export_of(run, which)
-    return loaded, None
+    return load_recipe(where, overrides, Recipe)
+
+
+def _export_of(where: Path, recipe: Recipe, which: str) -> Export | None:
+    """The network to score, of alignment; None: a baseline alone."""
+    if (where / "recipe.yaml").is_file():
+        return export_of(where, which)
+    if where.is_dir():
+        return read_export(where)
+    if isinstance(recipe.model, BaselineConfig):
+        return None
+    return export_of(_run_of(recipe, where, which), which)
+
+
+def _run_of(recipe: Recipe, where: Path, which: str) -> Path:
+    """Where the run of a recipe is, which is named `where`."""
+    run = fetch.view(recipe.place, which)
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run}: not trained yet; run `python -m distributed.train {where}` first")
+    return run
+
+
+def _check_options(options: argparse.Namespace, task: str, where: Path) -> None:
+    """Refuses what is of alignment alone."""
+    if options.recipe is not None or (where.is_dir() and not (where / "recipe.yaml").is_file()):
+        raise UserError(f"{where}: exports of {task} are not scored; score the run that it was made from")
+    given = {"--beam": options.beam, "--page": options.page, "--movie": options.movie}
+    for name, value in given.items():
+        if value:
+            raise UserError(f"{name} is of alignment; this run's task is {task}: leave it out")
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -122,17 +146,21 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--baselines", default="all", help="all, none, or names: " + ", ".join(ALIGNERS))
     parser.add_argument("--page", type=Path, help="write an HTML page of one movie's alignments")
     parser.add_argument("--movie", help="the movie on the page (default: the first of the split)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     names = {"all": list(ALIGNERS), "none": []}.get(options.baselines, options.baselines.split(","))
     if unknown := [name for name in names if name not in ALIGNERS]:
         raise UserError(f"--baselines: no baseline {unknown[0]!r}; there are {', '.join(ALIGNERS)}")
     where = fetch.view(options.where, options.checkpoint)
-    if (recipe := _scored_by_its_task(where, options.overrides)) is not None:
-        if where != Path(options.where):  # a copy, and not where the recipe says that the run is
-            recipe = recipe.model_copy(update={"storage": where.parent, "name": where.name})
-        fetch.publish(options.where, score_task(recipe, options.split, options.checkpoint, options.baselines != "none"))
+    recipe = _recipe_of(where, options.recipe, options.overrides)
+    if recipe.task != "alignment":
+        _check_options(options, recipe.task, where)
+        run = where if where.is_dir() else _run_of(recipe, where, options.checkpoint)
+        # Where the run is now, which need not be where it was trained.
+        here = recipe.model_copy(update={"storage": run.absolute().parent, "name": run.absolute().name})
+        target = score_task(here, options.split, options.checkpoint, options.baselines != "none", options.overrides)
+        fetch.publish(options.where if where.is_dir() else str(recipe.place), target)
         return
-    recipe, export = _open(where, options.recipe, options.overrides, options.checkpoint)
+    export = _export_of(where, recipe, options.checkpoint)
     examples = load_examples(recipe.data, recipe.cache)
     chosen = examples[options.split]
     if not chosen:
@@ -164,14 +192,6 @@ def evaluate(arguments: Sequence[str]) -> None:
         print(f"page: {options.page.absolute()}")
 
 
-def _scored_by_its_task(where: Path, overrides: Sequence[str]) -> Recipe | None:
-    """The recipe of a run of any task but alignment, which has baselines and pages of its own."""
-    if not (where / "recipe.yaml").is_file():
-        return None
-    recipe = load_recipe(where / "recipe.yaml", overrides, Recipe)
-    return None if recipe.task == "alignment" else recipe
-
-
 def scores_of(task: Task, chosen: checkpoint.Checkpoint, split: str) -> dict[str, float]:
     """What a checkpoint scores on a split.
 
@@ -186,9 +206,9 @@ def scores_of(task: Task, chosen: checkpoint.Checkpoint, split: str) -> dict[str
     return scores
 
 
-def score_task(recipe: Recipe, split: str, which: str, baselines: bool) -> Path:
+def score_task(recipe: Recipe, split: str, which: str, baselines: bool, overrides: Sequence[str]) -> Path:
     """Prints a run's scores on a split beside those of plain methods, and writes them to a file in its folder, whose
-    path it returns."""
+    path it returns. `overrides`: how the recipe was changed, to be told there."""
     chosen, task = checkpoint_of(recipe.folder, which), task_of_run(recipe)
     scores = scores_of(task, chosen, split)
     rows = {recipe.name: scores}
@@ -202,7 +222,8 @@ def score_task(recipe: Recipe, split: str, which: str, baselines: bool) -> Path:
     print("\n".join(lines))
     target = recipe.folder / f"evaluation-{split}.json"
     with atomic_path(target) as temporary:
-        temporary.write_text(json.dumps({"about": {"step": chosen.step}, "rows": rows}, indent=1) + "\n")
+        about = {"step": chosen.step, "checkpoint": which, "overrides": list(overrides)}
+        temporary.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     return target
 
 

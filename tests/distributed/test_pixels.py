@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from distributed import checkpoint
 from distributed.config import Recipe
 from distributed.evaluate import evaluate
 from distributed.export import export
@@ -19,9 +20,10 @@ from distributed.recipe_file import dump_recipe
 from distributed.recipe_yaml import dump_yaml
 from distributed.tasks import load_task
 from distributed.train import prepare, train
+from models.backbones.hf.config import DualEncoderConfig
 from models.errors import UserError
 from tests.support.small_pixels import pixel_recipe, pixel_values, small_pixels
-from tests.support.trainers import new_trainer
+from tests.support.trainers import new_trainer, train_and_save
 from tests.support.workers import on_workers, refusal
 
 STEPS = 6
@@ -131,6 +133,15 @@ def test_from_recipe_to_scores_and_export(
     assert scores["pixels"].keys() >= {"accuracy", "top-5", "accuracy (what)", "accuracy (who)"}
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"loss/oe", "loss/vtm", "loss/mtm", "loss/mvm", "coefficient/oe"} <= logged[0].keys()
+    # A copy is scored where it is, and has the only file that is written.
+    before = (run / "evaluation-test.json").stat().st_mtime_ns
+    shutil.copytree(run, tmp_path / "copies" / "moved", ignore=shutil.ignore_patterns("evaluation-*"))
+    evaluate([str(tmp_path / "copies" / "moved"), "--checkpoint", "last", "inputs.scored_at_once=3"])
+    about = json.loads((tmp_path / "copies" / "moved" / "evaluation-test.json").read_text())["about"]
+    assert about["overrides"] == ["inputs.scored_at_once=3"]
+    assert (run / "evaluation-test.json").stat().st_mtime_ns == before
+    told = refusal(evaluate, run, "--page", tmp_path / "page.html")
+    assert told == "--page is of alignment; this run's task is question_answering: leave it out"
     # Without readers beside it, the same figures; and an export starts another task.
     again = recipe.model_copy(
         update={"name": "again", "scaling": recipe.scaling.model_copy(update={"readers_per_worker": 0})}
@@ -139,6 +150,8 @@ def test_from_recipe_to_scores_and_export(
     others = [json.loads(line) for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss/oe"] for line in others] == [line["loss/oe"] for line in logged]
     export([str(run)])
+    told = refusal(evaluate, run / "export", "--recipe", tmp_path / "pixels.yaml")
+    assert told.endswith("exports of question_answering are not scored; score the run that it was made from")
     about = json.loads((run / "export" / "config.json").read_text())
     assert about["setting"]["kind"] == "open_ended"
     changes = {"name": "next", "model.checkpoint": str(run / "export")}
@@ -150,13 +163,63 @@ def test_from_recipe_to_scores_and_export(
     assert torch.equal(weights["enc_img.emb_cls"], exported["enc_img.emb_cls"])
 
 
+_TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL_CLIP = {
+    "model.image_size": 16,
+    "model.frames": 2,
+    "model.architecture": {
+        "model_type": "clip",
+        "projection_dim": 12,
+        "text_config": _TOWER | {"max_position_embeddings": 12},
+        "vision_config": _TOWER | {"patch_size": 8},
+    },
+}
+
+
+def test_an_export_of_a_model_of_transformers(data: Path, tmp_path: Path) -> None:
+    """With low-rank matrices, which are trained from the second step on."""
+    changes = SMALL_CLIP | {"model.lora": {"rank": 2}, "optimiser.eta": 0.1}
+    recipe = pixel_recipe(data, tmp_path, "question_answering", "hf", changes)
+    prepare(recipe)
+    on_workers(1, train_and_save, recipe, [3], 3)
+    run, folder = recipe.folder, recipe.folder / "export"
+    export([str(run), "--checkpoint", "last"])
+    about = json.loads((folder / "config.json").read_text())
+    assert about["model"]["lora"] is None
+    assert about["inputs"] == json.loads(recipe.model_dump_json())["inputs"]
+    # The network that was trained, and the one that the export alone describes, say the same.
+    task = load_task(recipe)
+    trained = task.network()
+    trained.load_state_dict(checkpoint.whole_weights(checkpoint.newest(run)))  # type: ignore[arg-type]
+    model = DualEncoderConfig.model_validate_json(json.dumps(about["model"] | {"checkpoint": str(folder)}))
+    setting = task.setting  # type: ignore[attr-defined]
+    batch = task.batch([0, 5, 9], torch.device("cpu"), 1)
+    with torch.no_grad():
+        expected, found = trained.eval().answer(batch), model.build(setting).eval().answer(batch)
+    torch.testing.assert_close(found, expected)
+    # A run of another task starts from it.
+    changes = SMALL_CLIP | {"name": "next", "model.checkpoint": str(folder)}
+    started = pixel_recipe(data, tmp_path, "retrieval", "hf", changes)
+    prepare(started)
+    exported = load_file(folder / "model.safetensors")
+    weights = load_task(started).network().state_dict()
+    assert weights.keys() == {name for name in exported if not name.startswith("head.")}
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, exported[name]), name
+
+
 @pytest.mark.parametrize(
     ("task", "model", "changes", "told"),
     [
         ("retrieval", "viollet", {}, "no such backbone; there are violet"),
         ("recognition", "univl", {}, "no such backbone; there are violet"),
         ("retrieval", "nowhere.at_all:Config", {}, "cannot be imported"),
-        ("retrieval", "models.backbones.resnet:ResNetConfig", {}, "no ResNetConfig that is a VideoLanguageConfig"),
+        (
+            "retrieval",
+            "models.backbones.resnet:ResNetConfig",
+            {},
+            "no ResNetConfig that is a whole VideoLanguageConfig",
+        ),
         ("retrieval", "violet", {"model.depth": 3}, "unknown key 'model.depth'"),
         ("recognition", "violet", {"data.ask": "retrieval"}, "asks for task='retrieval'"),
         ("retrieval", "violet", {"data.frames": "nothing_*.tar"}, "nothing fits this pattern"),
