@@ -89,6 +89,8 @@ def cluster() -> Iterator[None]:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2 + "01234567")
         patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+        # A process for each run, which watches for nodes that are being taken away: there is one node.
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         ray.init(
             address="local",
             num_cpus=4,

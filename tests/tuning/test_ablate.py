@@ -47,30 +47,23 @@ def recipe(data: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_tables_share_their_runs(recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    first = write_table(tmp_path / "first.yaml", recipe, [ADAM, LARS, ABSENT])
-    second = write_table(tmp_path / "second.yaml", recipe, [LARS])
+    first = write_table(tmp_path / "first.yaml", recipe, [ADAM, ABSENT])
+    second = write_table(tmp_path / "second.yaml", recipe, [ADAM])
     storage = tmp_path / "runs"
     ablate([str(first), "--storage", str(storage), "--workers", "1"])
     folder = storage / "ablate-base"
     runs = sorted(path.name for path in folder.glob("ablate-base-*"))
-    assert runs == [f"ablate-base-000{n}" for n in range(4)]
-    assert [json.loads(line)["seed"] for line in map(json.dumps, json.loads((folder / "plan.json").read_text()))] == [
-        101,
-        102,
-        101,
-        102,
-    ]
+    assert runs == ["ablate-base-0000", "ablate-base-0001"]
+    assert [entry["seed"] for entry in json.loads((folder / "plan.json").read_text())] == [101, 102]
     with (folder / "tables" / "first.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["row"], row["run"]) for row in rows] == [
         ("Adam", "0"),
         ("Adam", "1"),
         ("Adam", "published"),
-        ("LARS", "0"),
-        ("LARS", "1"),
         ("Magic", "published"),
     ]
-    for row, run in zip((rows[0], rows[1], rows[3], rows[4]), runs, strict=True):
+    for row, run in zip(rows[:2], runs, strict=True):
         logged = [line for line in read_metrics(folder / run / "metrics.jsonl") if "epoch" in line]
         assert float(row["loss"]) == pytest.approx(statistics.fmean(line["epoch_loss"] for line in logged[-2:]))
         assert float(row["seconds"]) > 0

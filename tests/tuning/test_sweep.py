@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,18 +69,22 @@ def records_of(path: Path) -> list[Record]:
         return journal.records(lambda number: f"{config.name}-{number:04d}")
 
 
-def check_run(record: Record, data: Path) -> None:
-    """The run of a trial has every step once, with the losses that its recipe gives in one process without Ray."""
-    recipe = load_recipe(record.run / "recipe.yaml", [], AlignmentRecipe)
-    values = {ETA: recipe.optimiser.eta, SMOOTHING: recipe.training.label_smoothing}
-    assert {**values, **record.values} == values
-    logged = read_metrics(record.run / "metrics.jsonl")
-    assert [line["step"] for line in logged] == list(range(1, len(logged) + 1))
-    alone = small_recipe(data, record.run / "alone", {**values, "training.epochs": recipe.training.epochs})
-    (course,) = on_workers(1, train_all, [alone], len(logged))[0]
-    assert [line["loss"] for line in logged] == pytest.approx(course.losses, rel=1e-5)
-    told = {line["epoch"]: line["selected"] for line in logged if "selected" in line}
-    assert dict(record.course) == {epoch: told[epoch] for epoch, _ in record.course}
+def check_runs(records: Sequence[Record], data: Path) -> None:
+    """The run of each trial has every step once, with the losses that its recipe gives in one process without Ray."""
+    alone, logs = [], []
+    for record in records:
+        recipe = load_recipe(record.run / "recipe.yaml", [], AlignmentRecipe)
+        values = {ETA: recipe.optimiser.eta, SMOOTHING: recipe.training.label_smoothing}
+        assert {**values, **record.values} == values
+        logged = read_metrics(record.run / "metrics.jsonl")
+        assert [line["step"] for line in logged] == list(range(1, len(logged) + 1))
+        changes = {**values, "training.epochs": recipe.training.epochs, "name": f"alone{record.number}"}
+        alone.append(small_recipe(data, record.run / "alone", changes))
+        logs.append(logged)
+        told = {line["epoch"]: line["selected"] for line in logged if "selected" in line}
+        assert dict(record.course) == {epoch: told[epoch] for epoch, _ in record.course}
+    for logged, course in zip(logs, on_workers(1, train_all, alone, len(logs[0]))[0], strict=True):
+        assert [line["loss"] for line in logged] == pytest.approx(course.losses, rel=1e-5)
 
 
 def test_sweep_from_samples_to_results(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -92,8 +96,7 @@ def test_sweep_from_samples_to_results(data: Path, tmp_path: Path, capfd: pytest
     assert records[0].values == {}
     assert all(set(record.values) == {ETA, SMOOTHING} for record in records[1:])
     assert all([epoch for epoch, _ in record.course] == [1, 2, 3] for record in records)
-    for record in records:
-        check_run(record, data)
+    check_runs(records, data)
     best = max(records, key=lambda record: (max(value for _, value in record.course), -record.number))
     folder = tmp_path / "runs" / "search"
     with (folder / "results.csv").open() as file:
@@ -175,7 +178,7 @@ def test_a_trial_whose_process_dies_is_tried_again(data: Path, tmp_path: Path) -
     killer.join()
     (record,) = records_of(path)
     assert record.state == "finished"
-    check_run(record, data)
+    check_runs([record], data)
     # What had been reserved for its first attempt is free again.
     left = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
     assert [group for group in left if any("CPU" in bundle for bundle in group["bundles"].values())] == []
@@ -242,8 +245,7 @@ def test_killed_driver_loses_no_trial_and_runs_none_twice(data: Path, tmp_path: 
     calm = write_sweep(tmp_path / "calm", data, {**changes, "budget": {"trials": trials}})
     config = load_sweep(calm, [], [])
     assert [record.values for record in records] == drawn(config, trials)
-    for record in records:
-        check_run(record, data)
+    check_runs(records, data)
 
 
 def drawn(config: Any, trials: int) -> list[dict[str, Any]]:
