@@ -4,8 +4,8 @@
 
 An export holds `model.safetensors` (the weights, and with alignment the preprocessing) and `config.json`. Alignment:
 `read_export` loads it, and a recipe starts from it with `init_from: FOLDER`. UniVL: the official layout; video-language
-models: the names of their official layouts, tied weights once. Low-rank matrices are added in, and a recipe starts from
-it with `model.checkpoint: FOLDER`.
+models: the network's own names, tied weights once. Low-rank matrices are added in, and a recipe starts from it with
+`model.checkpoint: FOLDER`.
 """
 
 import argparse
@@ -37,13 +37,15 @@ def write_univl(folder: Path, run: Path, chosen: checkpoint.Checkpoint) -> None:
 
 
 def write_video_language(folder: Path, run: Path, chosen: checkpoint.Checkpoint) -> None:
-    """Writes a checkpoint of a video-language model under its official names, with the heads of its task."""
+    """Writes a checkpoint of a video-language model under the network's own names, which are the official ones of
+    Violet, All-in-one and ALPRO, with the heads of its task."""
     recipe = load_recipe(run / "recipe.yaml", [], Recipe)
     task = cast(VideoLanguageTask, task_of_run(recipe.model_copy(update={"storage": run.parent, "name": run.name})))
     network = task.network()
     network.load_state_dict(checkpoint.whole_weights(chosen))
     setting = {"kind": task.setting.kind, "classes": task.setting.classes, "codes": task.setting.codes}
-    about = {"model": task.model.model_dump(mode="json"), "setting": setting}
+    model = task.model.model_copy(update={"lora": None})  # as its matrices are added in
+    about = {"model": model.model_dump(mode="json"), "inputs": chosen.manifest["recipe"]["inputs"], "setting": setting}
     write_tensors(folder, merged(network), {**about, **about_run(run, chosen)})
 
 

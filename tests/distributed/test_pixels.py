@@ -218,7 +218,7 @@ def test_an_export_of_a_model_of_transformers(data: Path, tmp_path: Path) -> Non
             "retrieval",
             "models.backbones.resnet:ResNetConfig",
             {},
-            "no ResNetConfig that is a whole VideoLanguageConfig",
+            "no ResNetConfig that is a whole Video",
         ),
         ("retrieval", "violet", {"model.depth": 3}, "unknown key 'model.depth'"),
         ("recognition", "violet", {"data.ask": "retrieval"}, "asks for task='retrieval'"),
