@@ -18,11 +18,10 @@ class FilmFrames(Indexed[Path]):
     The places of a video are read in one pass, from the nearest key frame before each where that skips something.
     """
 
-    def __init__(self, path: Path, films: Iterable[Path], side: int | None = None, threads: int | None = None) -> None:
+    def __init__(self, path: Path, films: Iterable[Path], threads: int | None = None) -> None:
         """
         Args:
             path: where the films are, for errors.
-            side: pixels that the shorter side of a frame is reduced to where it is longer.
             threads: that decode a film; default: as `models.data.film` has it.
 
         Raises:
@@ -36,7 +35,7 @@ class FilmFrames(Indexed[Path]):
                 )
             index[film.stem] = film
         super().__init__(str(path), index)
-        self.side, self.threads = side, threads
+        self.threads = threads
         self.seconds: dict[str, float] = {}
 
     def at(self, video: str, places: Sequence[float]) -> list[Image]:
@@ -46,7 +45,7 @@ class FilmFrames(Indexed[Path]):
                 self.seconds[video] = _seconds(film, self.threads)
             order = np.argsort(places, kind="stable")
             times = [self.seconds[video] * places[number] for number in order]
-            shown = list(stills(film, times, self.side, self.threads))
+            shown = list(stills(film, times, threads=self.threads))
         except UserError as error:  # names the file, which need not be what the user calls the video
             raise UserError(f"video {video!r}: {error}") from None
         return [shown[row] for row in np.argsort(order)]

@@ -24,15 +24,3 @@ def places(count: int, chances: Sequence[float] | NDArray[np.float64] | None = N
     if len(within) != count or not all(0 <= chance < 1 for chance in within):
         raise ValueError(f"expected {count} chances in [0, 1), got {within}")
     return [min((segment + chance) / count, LAST) for segment, chance in enumerate(within)]
-
-
-def dense(count: int, share: float, chance: float = 0.5) -> list[float]:
-    """`count` evenly spaced places in one stretch of the video, ascending: neighbours, if the stretch is short.
-
-    Args:
-        share: of the video's length that the stretch takes, in (0, 1].
-        chance: where the stretch lies, in [0, 1): 0 at the beginning, the default in the middle.
-    """
-    if not 0 < share <= 1 or not 0 <= chance < 1:
-        raise ValueError(f"share={share}, chance={chance}; expected 0 < share <= 1 and 0 <= chance < 1")
-    return [min((1 - share) * chance + share * place, LAST) for place in places(count)]

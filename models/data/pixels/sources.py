@@ -17,20 +17,19 @@ __all__ = ["FrameSource", "open_frames"]
 _EXPECTED = "expected a tar file of frames VIDEO/FRAME.jpg, a folder of such folders, or a folder of films VIDEO.mp4"
 
 
-def open_frames(paths: Path | Sequence[Path], side: int | None = None, threads: int | None = None) -> FrameSource:
+def open_frames(paths: Path | Sequence[Path], threads: int | None = None) -> FrameSource:
     """The videos of one or several tar files and folders, told apart by what they hold.
 
     Args:
         paths: each a tar file, a folder (searched with all folders in it) of folders of pictures, or one of films.
             A path that does not exist may hold *, ? or [...]: it stands for all that fit it.
-        side: pixels that the shorter side of a film's frame is reduced to where it is longer.
         threads: that decode a film; default: as `models.data.film` has it.
 
     Raises:
         UserError: a path leads nowhere, holds no frames or two kinds of them, is damaged, or has a video that is also
             in another.
     """
-    found = [_open(path, side, threads) for path in _expanded([paths] if isinstance(paths, Path) else paths)]
+    found = [_open(path, threads) for path in _expanded([paths] if isinstance(paths, Path) else paths)]
     return found[0] if len(found) == 1 else _Several(found)
 
 
@@ -64,7 +63,7 @@ def _expanded(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _open(path: Path, side: int | None, threads: int | None) -> Indexed[Any]:
+def _open(path: Path, threads: int | None) -> Indexed[Any]:
     if not path.is_dir():
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; {_EXPECTED}")
@@ -81,7 +80,7 @@ def _open(path: Path, side: int | None, threads: int | None) -> Indexed[Any]:
             f"{path}: holds films ({films[0].name!r}) and folders of frames ({folders[0].name!r}); give the path of one"
         )
     if films:
-        return FilmFrames(path, films, side, threads)
+        return FilmFrames(path, films, threads)
     if folders:
         return FolderFrames(path, folders)
     raise UserError(f"{path}: holds neither films nor folders of frames; {_EXPECTED}")
