@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NO_LABEL = -1
+from models.backbones.video_language import NO_LABEL
+from models.data.chance import Chance, generator
 
 
 def masked_words(
@@ -34,7 +35,7 @@ def masked_words(
     """
     masked, labels = ids.clone(), torch.full_like(ids, NO_LABEL)
     for row, (number, length) in enumerate(zip(numbers, lengths.tolist(), strict=True)):
-        source = _source(draw, number, 0)
+        source = generator(draw, number, Chance.WORDS)
         words = max(0, length - 2)
         chosen = _chosen(source, words, probability, again=words > 1)
         kinds, others = source.random(words), source.integers(vocabulary, size=words)
@@ -52,13 +53,11 @@ def masked_frames(numbers: Sequence[int], draw: int, counts: Tensor, frames: int
     """-> labels (n, F): the own number of frames that are to be set to zero, at least one a sample; -1 elsewhere."""
     labels = torch.full((len(counts), frames), NO_LABEL, dtype=torch.long)
     for row, (number, count) in enumerate(zip(numbers, counts.tolist(), strict=True)):
-        at = torch.from_numpy(_chosen(_source(draw, number, 1), count, probability, again=count > 0).nonzero()[0])
+        at = torch.from_numpy(
+            _chosen(generator(draw, number, Chance.FRAMES), count, probability, again=count > 0).nonzero()[0]
+        )
         labels[row, at] = at
     return labels
-
-
-def _source(draw: int, number: int, kind: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(draw, spawn_key=(number, kind)))
 
 
 def _chosen(

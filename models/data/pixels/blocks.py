@@ -3,13 +3,12 @@
 Shape legend: n samples, T frames, each a grid of g x g cells.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-HIDING = 5
-"""The kind of chance that is drawn here; see `models.data.masking` and `models.data.pixels.reader` for the others."""
+from models.data.chance import Chance, generator
 
 
 def hidden_cells(numbers: Sequence[int], draw: int, frames: int, grid: int) -> NDArray[np.bool_]:
@@ -24,16 +23,11 @@ def hidden_cells(numbers: Sequence[int], draw: int, frames: int, grid: int) -> N
     hidden = np.zeros((len(numbers), frames, grid, grid), np.bool_)
     longest = np.array([max(1, frames - 1), *[max(1, grid * 2 // 3 - 1)] * 2])
     bounds = np.array([frames, grid, grid])
-    for sample, source in zip(hidden, _sources(numbers, draw), strict=True):
+    for sample, number in zip(hidden, numbers, strict=True):
+        source = generator(draw, number, Chance.CELLS)
         for _ in range(frames):
             size = source.integers(1, longest + 1)
             start = source.integers(0, bounds - size + 1)
             (t, y, x), (t_end, y_end, x_end) = start, start + size
             sample[t:t_end, y:y_end, x:x_end] = True
     return hidden
-
-
-def _sources(numbers: Sequence[int], draw: int) -> Iterator[np.random.Generator]:
-    """Each a function of `draw` and the sample's own number, so no batch mate or worker changes it."""
-    for number in numbers:
-        yield np.random.default_rng(np.random.SeedSequence(draw, spawn_key=(number, HIDING)))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.config import StrictConfig
 from models.data.asked import AskedSplit
+from models.data.chance import Chance, generator, seed_of
 from models.data.masking import masked_words
 from models.data.pixels.augmentation import AugmentationConfig, chances_needed, square
 from models.data.pixels.blocks import hidden_cells
@@ -25,8 +26,6 @@ from models.data.tokens import Tokenizer
 from models.errors import UserError
 
 Arrays = dict[str, NDArray[Any]]
-SAMPLING, SEED, CHOICE = 2, 3, 4
-"""Beside the kinds of chance that `models.data.masking` draws."""
 
 
 class WordsConfig(StrictConfig):
@@ -128,7 +127,7 @@ class PixelReader:
             "masked_ids": masked.view_as(ids).numpy(),
             "token_labels": labels.view_as(ids).numpy(),
             "answers": self.answers[rows].numpy(),
-            "seeds": np.array([seed_of(number, draw) for number in numbers], np.int64),
+            "seeds": np.array([seed_of(draw, number) for number in numbers], np.int64),
         }
 
     def video(self, video: int, number: int = 0, draw: int = 0) -> NDArray[np.uint8]:
@@ -143,7 +142,7 @@ class PixelReader:
                 images = self.source.frames(self.split.videos[video], places(count))
                 last = self._last = video, square(images, self.shape.size, self.augmentation)
             return last[1]
-        chance = _source(draw, number, SAMPLING).random(count + chances_needed(self.augmentation))
+        chance = generator(draw, number, Chance.SAMPLING).random(count + chances_needed(self.augmentation))
         images = self.source.frames(self.split.videos[video], places(count, chance[:count]))
         return square(images, self.shape.size, self.augmentation, chance[count:])
 
@@ -153,13 +152,4 @@ class PixelReader:
 
     def _item_of(self, number: int, draw: int) -> int:
         own = self.items_of[number]
-        return own[int(_source(draw, number, CHOICE).integers(len(own)))]
-
-
-def seed_of(number: int, draw: int) -> int:
-    """For whatever else is random about a sample: 0 to below 2**62."""
-    return int(np.random.SeedSequence(draw, spawn_key=(number, SEED)).generate_state(1, np.uint64)[0] >> 2)
-
-
-def _source(draw: int, number: int, kind: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(draw, spawn_key=(number, kind)))
+        return own[int(generator(draw, number, Chance.CHOICE).integers(len(own)))]

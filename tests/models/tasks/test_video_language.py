@@ -12,9 +12,10 @@ from torch import Tensor
 from distributed.tasks import load_task
 from models.backbones.video_language import VideoLanguageBatch
 from models.data.asked import Asked, AskedSplit, Item
+from models.data.chance import seed_of
 from models.data.film import Image
 from models.data.pixel_sets import load_asked
-from models.data.pixels.reader import PixelReader, seed_of
+from models.data.pixels.reader import PixelReader
 from models.data.pixels.sources import FrameSource, open_frames
 from models.data.tokens import Tokenizer
 from models.errors import UserError
@@ -210,7 +211,7 @@ def test_every_video_is_read_once_to_be_scored(data: Path, tmp_path: Path) -> No
     network = Seeded(len(task.setting.classes))
     places = []
     for number, item in enumerate(mixed.items):
-        scores = torch.rand(network.classes, generator=torch.Generator().manual_seed(seed_of(number, 0)))
+        scores = torch.rand(network.classes, generator=torch.Generator().manual_seed(seed_of(0, number)))
         places.append(network.classes + 1 if item.answer < 0 else 1 + int((scores > scores[item.answer]).sum()))
     found = task.score_sums(network, "test", 0, 1)  # type: ignore[arg-type]
     assert found.tolist() == places
