@@ -29,6 +29,7 @@ from distributed.pages.alignment import write_alignment_page
 from distributed.pages.thumbnails import within_budget
 from models.data.aligned import annotated, write_subtitles
 from models.data.examples import Example
+from models.data.files import check_writable
 from models.data.film import Film
 from models.data.movie import Alignment, Movie
 from models.data.segmentation import DETECTORS
@@ -93,7 +94,7 @@ def align_film(arguments: Sequence[str]) -> None:
     check_movie_id(name)
     folder = (options.to or film.with_name(f"{film.stem}-alignment")).absolute()
     Film.open(film)  # what is wrong with film, place, run, script or encoders is said before the work begins
-    _check_place(folder)
+    check_writable(folder, "name another with --to")
     model = read_model(options)
     script = read_passages(options.script, name, model.texts, options.sentences)
     fitted = model.export.preprocessors
@@ -178,13 +179,6 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _said(decoding: DecodingConfig) -> str:
     return f"beam search of width {decoding.width}" if decoding.method == "beam" else decoding.method
-
-
-def _check_place(folder: Path) -> None:
-    """Raises UserError, before the work, where it is plain that the results could not be written."""
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: cannot be written, for {there} is no folder that can; name another with --to")
 
 
 @contextmanager

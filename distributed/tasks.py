@@ -45,6 +45,8 @@ def prepare_task(recipe: Recipe, begun: bool) -> None:
         if isinstance(task, VideoLanguageTask):
             task.check_network()
     losses_needed(recipe.combiner, task.names, task.primary)
+    if isinstance(task, VideoLanguageTask):
+        task.fit()
 
 
 def load_task(recipe: Recipe) -> Task:

@@ -29,7 +29,7 @@ from distributed.reservation import free_reservation
 from distributed.signals import SAVE, STOP, ask, withdraw
 from distributed.storage import PREPROCESSING
 from distributed.tasks import prepare_task
-from models.data.files import atomic_path
+from models.data.files import atomic_path, check_writable
 from models.errors import UserError
 
 STOPPED = 143
@@ -43,6 +43,7 @@ def prepare(recipe: Recipe) -> None:
         UserError: for whatever is wrong, before anything is launched.
     """
     mirror = recipe.mirror
+    check_writable(recipe.folder, "name another place by storage=FOLDER")
     if mirror is not None:
         mirror.check()
     check_alone(board_of(recipe.folder, mirror), str(recipe.place))

@@ -27,7 +27,7 @@ def freeze(network: nn.Module, frozen: Callable[[str], bool]) -> None:
             if prefix + name in chosen:
                 delattr(module, name)
                 module.register_buffer(name, parameter.detach())
-    setattr(network, FROZEN, frozenset(chosen))
+    setattr(network, FROZEN, frozen_weights(network) | chosen)
 
 
 def frozen_weights(network: nn.Module) -> frozenset[str]:

@@ -7,15 +7,19 @@ each frame is a grid of g x g cells, the squares of pixels that masking hides an
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.backbones.checkpoints import fitted, read_checkpoint
 from models.backbones.univl.losses import wide
 from models.collectives import Alone, Collectives
 from models.config import StrictConfig
+from models.errors import UserError
+from models.freezing import freeze
 from models.lora import LoRAConfig
 from models.recompute import in_parts
 
@@ -142,11 +146,31 @@ class VideoLanguageConfig(StrictConfig):
 
     @abstractmethod
     def build(self, setting: Setting) -> "VideoLanguageNetwork":
+        """A network with initial weights; what of BUILT the class names is done too.
+
+        Raises:
+            UserError: the sizes do not fit the setting, or weights cannot be read or do not fit.
+        """
+
+    BUILT: ClassVar[tuple[str, ...]] = ()
+    """Which of `checkpoint` and `lora` are the affair of `build`."""
+
+    def network(self, setting: Setting) -> "VideoLanguageNetwork":
         """A network to train, from the weights that the configuration names.
 
         Raises:
-            UserError: they cannot be read or do not fit, or the sizes do not fit the setting.
+            UserError: as `build` does; or a checkpoint is not of this network's own names.
         """
+        network = self.build(setting)
+        if self.checkpoint is not None and "checkpoint" not in self.BUILT:
+            state = read_checkpoint(Path(self.checkpoint))
+            allow = self.allow_missing_weights
+            network.load_state_dict(fitted(network.state_dict(), state, self.checkpoint, (), allow))
+        if self.lora is not None and "lora" not in self.BUILT:
+            raise UserError(f"model.lora: {self.name} has no low-rank matrices; leave it out")
+        if self.frozen:
+            freeze(network, lambda name: network.component_of(name) in self.frozen)
+        return network
 
     def weights(self, batch: VideoLanguageBatch, names: Sequence[str]) -> dict[str, float]:
         """Over how much of this batch each loss is summed: masked words, hidden cells, answers, or samples."""

@@ -52,6 +52,17 @@ def split_lines(data: bytes, path: Path) -> list[tuple[int, str]]:
     return lines
 
 
+def check_writable(folder: Path, remedy: str) -> None:
+    """Whether a folder can be made and written, as far as that is plain before the work; nothing is made.
+
+    Raises:
+        UserError: it cannot; `remedy` says what to do.
+    """
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: cannot be written, for {there} is no folder that can; {remedy}")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`; what was written there takes `path`'s place when the block ends well.

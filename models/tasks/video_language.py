@@ -5,6 +5,7 @@ Shape legend: n samples, T frames of s x s pixels, O texts a sample, X tokens a 
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from models.data.asked import Asked
 from models.data.pixels.augmentation import AugmentationConfig
 from models.data.pixels.reader import Arrays, PixelReader, PixelShape, WordsConfig
 from models.data.pixels.sources import FrameSource
-from models.data.pixels.visual_tokens import VisualTokensConfig, fit_or_load
+from models.data.pixels.visual_tokens import VisualTokenizer, VisualTokensConfig, fit_or_load
 from models.data.tokens import Tokenizer
 from models.errors import UserError
 from models.metrics.answering import answer_scores, majority
@@ -73,8 +74,9 @@ class VideoLanguageTask:
             for name, split in asked.splits.items()
         }
         self.read = self.scored["train"].varied(by_video=inputs.sample == "video")
-        self.visual_tokens = fit_or_load(inputs.visual_tokens, self._frames(seed), shape.cells, seed, fitted)
-        codes = 0 if self.visual_tokens is None else self.visual_tokens.codes
+        self._tokenizer = partial(fit_or_load, inputs.visual_tokens, self._frames(seed), shape.cells, seed, fitted)
+        fits = inputs.visual_tokens.name == "kmeans"  # as many as are asked for; what can be wrong is checked before
+        codes = inputs.visual_tokens.codes if fits else getattr(self.visual_tokens, "codes", 0)
         self.names = model.losses(asked.kind, codes)
         self.primary = self.names[0]
         self.setting = Setting(
@@ -92,6 +94,19 @@ class VideoLanguageTask:
     def __len__(self) -> int:
         return len(self.read)
 
+    @cached_property
+    def visual_tokens(self) -> VisualTokenizer | None:
+        """Read when it is first asked for, or fitted, which takes its time.
+
+        Raises:
+            UserError: as `fit_or_load` does.
+        """
+        return self._tokenizer()
+
+    def fit(self) -> None:
+        """Fits what is fitted once, and writes it; nothing where that is there already."""
+        _ = self.visual_tokens
+
     def _frames(self, seed: int) -> Iterator[NDArray[np.uint8]]:
         """Those of training videos, in a random order."""
         reader = self.scored["train"]
@@ -100,7 +115,7 @@ class VideoLanguageTask:
 
     def network(self) -> VideoLanguageNetwork:
         """A freshly initialised network, from the weights that the configuration names."""
-        network = self.model.build(self.setting)
+        network = self.model.network(self.setting)
         self._component_of = network.component_of
         return network
 
@@ -114,8 +129,14 @@ class VideoLanguageTask:
         Raises:
             UserError: sizes do not fit the data, or a checkpoint does not fit them.
         """
+        scoring = ("encode_videos", "encode_texts", "similarity") if self.kind == "retrieval" else ("answer",)
         with torch.device("meta"), warnings.catch_warnings(action="ignore", category=UserWarning):  # nothing is copied
-            self.network()
+            network = type(self.network())
+        if missing := [name for name in scoring if getattr(network, name) is getattr(VideoLanguageNetwork, name)]:
+            raise UserError(
+                f"model.name={self.model.name}: {network.__name__} has no {missing[0]}(), by which {self.kind} is "
+                "scored; give it one, or ask for another task"
+            )
 
     def pretrain(self, network: Any, seed: int, say: Callable[[str], None] | None = None) -> None:
         """Nothing: training is all there is."""

@@ -28,6 +28,7 @@ from tests.support.workers import on_workers, refusal
 
 STEPS = 6
 ROOT = Path(__file__).parents[2]
+OWN = "tests.models.backbones.test_own:OwnConfig"
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,7 @@ def test_an_export_of_a_model_of_transformers(data: Path, tmp_path: Path) -> Non
     setting = task.setting  # type: ignore[attr-defined]
     batch = task.batch([0, 5, 9], torch.device("cpu"), 1)
     with torch.no_grad():
-        expected, found = trained.eval().answer(batch), model.build(setting).eval().answer(batch)
+        expected, found = trained.eval().answer(batch), model.network(setting).eval().answer(batch)
     torch.testing.assert_close(found, expected)
     # A run of another task starts from it.
     changes = SMALL_CLIP | {"name": "next", "model.checkpoint": str(folder)}
@@ -225,6 +226,9 @@ def test_an_export_of_a_model_of_transformers(data: Path, tmp_path: Path) -> Non
         ("retrieval", "violet", {"data.frames": "nothing_*.tar"}, "nothing fits this pattern"),
         ("retrieval", "violet", {"optimiser.rates": {"decoder": 0.1}}, "video, text, cross, heads"),
         ("retrieval", "violet", {"inputs.words.most": 99}, "text_positions=16"),
+        ("retrieval", "violet", {"combiner": {"name": "weighted", "weights": {"nope": 1}}}, "no such loss"),
+        ("retrieval", "violet", {"storage": "/dev/null"}, "/dev/null is no folder that can; name another place by "),
+        ("recognition", OWN, {}, "Own has no answer(), by which recognition is scored"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -233,6 +237,7 @@ def test_mistakes_are_one_line(
     path = tmp_path / "wrong.yaml"
     path.write_text(dump_yaml(pixel_values(data, tmp_path, task, model, changes)))
     assert told in refusal(train, path)
+    assert not list(tmp_path.glob("*/preprocessing.safetensors"))  # before a codebook is fitted
 
 
 def test_a_video_without_frames_is_refused_or_left_out(data: Path, tmp_path: Path) -> None:

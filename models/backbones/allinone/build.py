@@ -9,7 +9,6 @@ from models.backbones.bert import start_from
 from models.backbones.checkpoints import read_checkpoint
 from models.backbones.fitting import check_fit
 from models.backbones.video_language import Setting
-from models.freezing import freeze
 from models.lora import adapt
 
 
@@ -30,6 +29,4 @@ def build(config: AllInOneConfig, setting: Setting) -> AllInOne:
         start_from(config.text_from, {f"embeddings.{name}": tensor for name, tensor in words})
     if config.lora is not None:
         adapt(network, config.lora, ("qkv",), HEADS)
-    if config.frozen:
-        freeze(network, lambda name: AllInOne.component_of(name) in config.frozen)
     return network

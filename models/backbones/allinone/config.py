@@ -31,6 +31,7 @@ class AllInOneConfig(VideoLanguageConfig):
     """All-in-one; as published it has 110M parameters and its heads."""
 
     COMPONENTS: ClassVar[tuple[Component, ...]] = ("embeddings", "transformer", "heads")
+    BUILT: ClassVar[tuple[str, ...]] = ("checkpoint", "lora")
 
     name: Literal["allinone"] = "allinone"
     frames: int = Field(default=3, ge=1)

@@ -10,7 +10,7 @@ from models.backbones.checkpoints import read_checkpoint
 from models.backbones.fitting import check_fit
 from models.backbones.video_language import Setting
 from models.errors import UserError
-from models.freezing import FROZEN, freeze, frozen_weights
+from models.freezing import freeze
 from models.lora import adapt
 
 ADAPTED = ("qkv", "query", "value")
@@ -34,9 +34,7 @@ def build(config: ALPROConfig, setting: Setting) -> ALPRO:
         adapt(network, config.lora, ADAPTED, TRAINED)
     if prompter is not None:
         network.add_module("prompter", prompter)
-    earlier = frozen_weights(network)
-    freeze(network, lambda name: name.startswith("prompter.") or network.component_of(name) in config.frozen)
-    setattr(network, FROZEN, earlier | frozen_weights(network))
+    freeze(network, lambda name: name.startswith("prompter."))
     return network
 
 

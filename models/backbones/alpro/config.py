@@ -58,6 +58,7 @@ class ALPROConfig(VideoLanguageConfig):
     """Crops whose most likely entity is less likely than this teach nothing (section 3.3)."""
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ("video", "text", "cross", "heads")
+    BUILT: ClassVar[tuple[str, ...]] = ("checkpoint", "lora")
 
     @property
     def cell(self) -> int:

@@ -14,7 +14,6 @@ from models.backbones.hf.towers import XCLIP, towers_of
 from models.backbones.hf.videomae import MaskedAutoencoder
 from models.backbones.video_language import Setting, VideoLanguageNetwork
 from models.errors import UserError
-from models.freezing import freeze
 from models.lora import adapt
 
 
@@ -87,7 +86,7 @@ def _started(
     trained: Sequence[str],
     heads: Sequence[str] = (),
 ) -> VideoLanguageNetwork:
-    """The network with the weights of a checkpoint, and the parts that are not trained frozen.
+    """The network with the weights of a checkpoint, and low-rank matrices where they are asked for.
 
     `maps` and `trained` as in `models.lora.adapt`. What begins with one of `heads` depends on the data: it may
     be missing in the checkpoint, and `fitted` says when it may be for other data.
@@ -98,6 +97,4 @@ def _started(
         network.load_state_dict(fitted(own, theirs, config.checkpoint, heads, allowed, by_data=heads))
     if config.lora is not None:
         adapt(network, config.lora, maps, trained)
-    if config.frozen:
-        freeze(network, lambda name: network.component_of(name) in config.frozen)
     return network

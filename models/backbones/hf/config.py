@@ -22,6 +22,7 @@ class DualEncoderConfig(SourceConfig):
     """Of VideoMAE's tubes, what the encoder does not see where it learns to reconstruct them."""
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ("video", "text", "heads")
+    BUILT: ClassVar[tuple[str, ...]] = ("checkpoint", "lora")
 
     @property
     def cell(self) -> int:
@@ -89,6 +90,7 @@ class GenerativeConfig(SourceConfig):
     """Tokens whose words are looked at together when answers are scored."""
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ("video", "language")
+    BUILT: ClassVar[tuple[str, ...]] = ("checkpoint", "lora")
 
     @property
     def cell(self) -> int:

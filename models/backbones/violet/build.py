@@ -12,7 +12,6 @@ from models.backbones.violet.config import VioletConfig
 from models.backbones.violet.network import Violet
 from models.backbones.violet.official import load_official
 from models.errors import UserError
-from models.freezing import freeze
 from models.lora import adapt
 
 PROJECTIONS = ("query", "value", "qkv")
@@ -35,8 +34,6 @@ def build(config: VioletConfig, setting: Setting) -> Violet:
         start_from(config.text_from, _bert(network), "embed_dim")
     if config.lora is not None:
         adapt(network, config.lora, PROJECTIONS, tuple(f"{head}." for head in network.heads.values()))
-    if config.frozen:
-        freeze(network, lambda name: Violet.component_of(name) in config.frozen)
     return network
 
 

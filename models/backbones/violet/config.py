@@ -63,6 +63,7 @@ class VioletConfig(VideoLanguageConfig):
     window, as the released code does; else that of the patches' true distances."""
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ("video", "text", "cross", "heads")
+    BUILT: ClassVar[tuple[str, ...]] = ("checkpoint", "lora")
 
     @property
     def cell(self) -> int:

@@ -120,9 +120,12 @@ def test_training_frames_vary_and_scored_ones_do_not(data: Path, tmp_path: Path)
 
 def test_the_codebook_is_fitted_once(data: Path, tmp_path: Path) -> None:
     first = made(data, tmp_path, "recognition")
+    assert not list((tmp_path / "pixels").iterdir())  # not before it is asked for
+    first.fit()
     (file,) = (tmp_path / "pixels").iterdir()
     written = file.read_bytes()
     second = made(data, tmp_path, "recognition")
+    second.fit()
     assert file.read_bytes() == written
     same_batch(first.batch([1], CPU, 2), second.batch([1], CPU, 2))
     without = made(data, tmp_path / "other", "recognition", changes={"inputs.visual_tokens": {"name": "none"}})

@@ -1,6 +1,6 @@
 """A tiny All-in-one and random batches, for what needs no recorded numbers."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ def names(kind: Kind) -> tuple[str, ...]:
 def network(kind: Kind, **changes: Any) -> AllInOne:
     """The same weights at every call, large enough for gradients to be seen; float64."""
     torch.manual_seed(1)
-    made = config(**{"auxiliary": AUXILIARY[kind]} | changes).build(setting(kind)).double()
+    made = cast(AllInOne, config(**{"auxiliary": AUXILIARY[kind]} | changes).network(setting(kind)).double())
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -25,7 +25,7 @@ from tests.models.backbones.allinone import small
 )
 def test_the_tasks_own_loss_leads(kind: Kind, codes: int, expected: tuple[str, ...]) -> None:
     assert AllInOneConfig().losses(kind, codes) == expected
-    network = small.config().build(small.setting(kind, codes))
+    network = small.config().network(small.setting(kind, codes))
     assert tuple(network(small.batch(kind), expected)) == expected
 
 
@@ -74,7 +74,7 @@ def test_settings_that_do_not_fit() -> None:
         (replace(good, classes=()), r"the data names no answers or classes for open_ended"),
     ):
         with pytest.raises(UserError, match=said):
-            small.config().build(setting)
+            small.config().network(setting)
 
 
 def test_parts_of_the_network() -> None:

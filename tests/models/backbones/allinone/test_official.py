@@ -148,7 +148,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", small.KINDS)
 def test_plain_weights_compute_what_the_trained_network_does(kind: Kind, changes: dict[str, object]) -> None:
     config = small.config(auxiliary=small.AUXILIARY[kind], **changes)
-    trained = build(config, small.setting(kind)).double()
+    trained = config.network(small.setting(kind)).double()
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(weights: Path, folder: Path, kind: Kind = "retrieval", **changes: Any) -> ALPRO:
     entities = {"entities": str(small.entity_file(folder)), "prompts": PROMPTED} if kind == "retrieval" else {}
     config = small.config(**({"checkpoint": str(weights / "alpro.pt")} | entities | changes))
-    return build(config, small.setting(kind, VOCABULARY))
+    return cast(ALPRO, config.network(small.setting(kind, VOCABULARY)))
 
 
 @torch.no_grad()

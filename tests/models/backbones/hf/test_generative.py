@@ -61,7 +61,7 @@ def text(ids: Tensor) -> list[int]:
 def test_losses_are_the_librarys(family: str, tmp_path: Path) -> None:
     reference = tiny.saved(family, AutoModelForImageTextToText, tmp_path)
     config = tiny.config(family, source=str(tmp_path), architecture={}, prompt_ids=PROMPT)
-    network = config.build(tiny.setting("open_ended", shift=1, padding=1)).eval()
+    network = config.network(tiny.setting("open_ended", shift=1, padding=1)).eval()
     batch, end = tiny.batch("open_ended"), tiny.LAST - 1
     with torch.no_grad():
         losses = {name: loss.item() for name, loss in network(batch, config.losses("open_ended", 0)).items()}
@@ -84,7 +84,7 @@ def test_losses_are_the_librarys(family: str, tmp_path: Path) -> None:
 def test_options_are_ranked_by_how_likely_they_are(family: str, tmp_path: Path) -> None:
     reference = tiny.saved(family, AutoModelForImageTextToText, tmp_path)
     config = tiny.config(family, source=str(tmp_path), architecture={}, prompt_ids=PROMPT)
-    network = config.build(tiny.setting("multiple_choice", shift=1, padding=1)).eval()
+    network = config.network(tiny.setting("multiple_choice", shift=1, padding=1)).eval()
     batch = tiny.batch("multiple_choice")
     with torch.no_grad():
         scores = network.answer(batch)
@@ -188,7 +188,7 @@ def test_one_table_for_words_and_logits(tmp_path: Path) -> None:
     sizes = tiny.ARCHITECTURES["llava"] | {"model_type": "llava", "tie_word_embeddings": True}
     config = tiny.config("llava", architecture=sizes)
     torch.manual_seed(0)
-    network = config.build(tiny.setting("retrieval")).eval()
+    network = config.network(tiny.setting("retrieval")).eval()
     assert network.head is None
     assert network.blocks()
     state = network.state_dict()

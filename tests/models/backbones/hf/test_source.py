@@ -48,7 +48,7 @@ def tokenizer(folder: Path, words: int) -> None:
 
 def refused(config: Any, kind: Kind, **changes: Any) -> str:
     with pytest.raises(UserError) as caught:
-        config.build(tiny.setting(kind, **changes))
+        config.network(tiny.setting(kind, **changes))
     said = str(caught.value)
     assert "\n" not in said
     return said
@@ -60,12 +60,12 @@ def test_without_its_weights_it_is_the_same_network(family: str, tmp_path: Path)
     kind, of = AUTO[family]
     tiny.saved(family, kind, tmp_path)
     config = tiny.config(family, source=str(tmp_path), architecture={})
-    network = config.build(tiny.setting(of, shift=1)).eval()
+    network = config.network(tiny.setting(of, shift=1)).eval()
     alone = type(config).model_validate_json(config.without_start().model_dump_json())
     assert alone.source is None
     assert alone.cell == config.cell
     assert alone.losses(of, 0) == config.losses(of, 0)
-    other = alone.build(tiny.setting(of, shift=1)).eval()
+    other = alone.network(tiny.setting(of, shift=1)).eval()
     other.load_state_dict(network.state_dict())
     batch, names = tiny.batch(of), config.losses(of, 0)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_without_its_weights_it_is_the_same_network(family: str, tmp_path: Path)
 def test_a_checkpoint_brings_the_towers_and_may_lack_heads(tmp_path: Path) -> None:
     trained = tiny.network("clip", "retrieval").float()
     save_file(dict(trained.state_dict()), tmp_path / "model.safetensors")
-    network = tiny.config("clip", checkpoint=str(tmp_path)).build(tiny.setting("recognition"))
+    network = tiny.config("clip", checkpoint=str(tmp_path)).network(tiny.setting("recognition"))
     for name, tensor in trained.state_dict().items():
         assert torch.equal(network.state_dict()[name], tensor)
     save_file({"towers.other": torch.zeros(1)}, tmp_path / "model.safetensors")
@@ -104,9 +104,9 @@ def test_heads_for_other_data_are_refused_or_begin_anew(
     config = tiny.config(family, checkpoint=str(tmp_path))
     said = rf"'{name}.bias' is for \d+ answers.*set model.allow_missing_weights=true"
     with pytest.raises(UserError, match=said) as caught:
-        config.build(setting)
+        config.network(setting)
     assert "\n" not in str(caught.value)
-    found = config.model_copy(update={"allow_missing_weights": True}).build(setting).state_dict()
+    found = config.model_copy(update={"allow_missing_weights": True}).network(setting).state_dict()
     assert found[f"{name}.bias"].shape != trained[f"{name}.bias"].shape
     same = [other for other in found if found[other].shape == trained[other].shape]
     assert len(same) == len(found) - 2  # weight and bias
@@ -119,7 +119,7 @@ def test_visual_tokens_may_come_and_go(codes: int, others: int, tmp_path: Path) 
     trained = tiny.network("videomae", "recognition", codes=codes).float().state_dict()
     save_file(dict(trained), tmp_path / "model.safetensors")
     config = tiny.config("videomae", checkpoint=str(tmp_path))
-    found = config.build(tiny.setting("recognition", codes=others)).state_dict()
+    found = config.network(tiny.setting("recognition", codes=others)).state_dict()
     assert set(found.keys() ^ trained.keys()) == {"codes.weight", "codes.bias"}
     for name in found.keys() & trained.keys():
         assert torch.equal(found[name], trained[name])
@@ -134,7 +134,7 @@ def test_weights_that_are_missing_or_of_another_shape(tmp_path: Path) -> None:
     config = tiny.config("clip", source=str(tmp_path), architecture={})
     assert "has no 'text_projection.weight' (1 such names)" in refused(config, "retrieval", shift=1)
     allowed = config.model_copy(update={"allow_missing_weights": True})
-    assert allowed.build(tiny.setting("retrieval", shift=1))
+    assert allowed.network(tiny.setting("retrieval", shift=1))
     save_file(whole | {"text_projection.weight": torch.zeros(3, 3)}, path, {"format": "pt"})
     assert "has another shape of 'text_projection.weight'" in refused(allowed, "retrieval", shift=1)
     path.write_bytes(b"no tensors")
@@ -164,7 +164,7 @@ def test_sizes_that_do_not_fit(tmp_path: Path) -> None:
     )
     long = tiny.setting("retrieval", shift=1).__class__("retrieval", 30, 10, (20, 21, 22), shift=1)
     with pytest.raises(UserError, match="takes texts of at most 9 tokens, not of 10"):
-        tiny.config("xclip", **given).build(long)
+        tiny.config("xclip", **given).network(long)
     assert "model.image_size=20 must be a multiple of 8" in refused(
         tiny.config("qwen2_5_vl", image_size=20), "retrieval"
     )
@@ -190,7 +190,7 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     said = refused(tiny.config("clip", source=str(tmp_path), architecture={}), "retrieval", shift=1)
     assert said.endswith("its tokenizer has 28 tokens, the task's 29; set the task's tokenizer to the model's own")
     tokenizer(tmp_path, 29)
-    assert tiny.config("clip", source=str(tmp_path), architecture={}).build(tiny.setting("retrieval", shift=1))
+    assert tiny.config("clip", source=str(tmp_path), architecture={}).network(tiny.setting("retrieval", shift=1))
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "multiple_choice", "open_ended"])

@@ -123,7 +123,7 @@ def reference(family: str) -> Any:
 def network(family: str, kind: Kind, codes: int = 0, **changes: Any) -> Any:
     """The same weights at every call, large enough for gradients to be seen; float64."""
     torch.manual_seed(1)
-    made = config(family, **changes).build(setting(kind, codes=codes)).double()
+    made = config(family, **changes).network(setting(kind, codes=codes)).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

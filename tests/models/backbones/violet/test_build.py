@@ -34,7 +34,7 @@ def test_it_is_among_the_backbones() -> None:
 def test_what_does_not_fit_the_task(changes: dict[str, Any], message: str) -> None:
     setting = small.setting("open_ended", **changes)
     with pytest.raises(UserError, match=message):
-        small.config(checkpoint="missing").build(setting)
+        small.config(checkpoint="missing").network(setting)
 
 
 @pytest.mark.parametrize(
@@ -61,21 +61,21 @@ def test_a_checkpoint_is_where_it_starts(tmp_path: Path) -> None:
     state = {name: tensor.float() for name, tensor in small.network("multiple_choice").state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
     config = small.config(checkpoint=str(tmp_path))  # a folder, as exports are
-    made = config.build(small.setting("multiple_choice"))
+    made = config.network(small.setting("multiple_choice"))
     assert all(torch.equal(made.state_dict()[name], tensor) for name, tensor in state.items())
     with pytest.raises(UserError, match="no such file; expected a Violet checkpoint"):
-        small.config(checkpoint=str(tmp_path / "none.pt")).build(small.setting("retrieval"))
+        small.config(checkpoint=str(tmp_path / "none.pt")).network(small.setting("retrieval"))
     del state["trsfr.layer.0.output.dense.bias"]
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"has no 'trsfr.layer.0.output.dense.bias' .* model.allow_missing"):
-        config.build(small.setting("multiple_choice"))
+        config.network(small.setting("multiple_choice"))
     lenient = config.model_copy(update={"allow_missing_weights": True})
-    filled = lenient.build(small.setting("multiple_choice")).state_dict()
+    filled = lenient.network(small.setting("multiple_choice")).state_dict()
     assert not bool(filled["trsfr.layer.0.output.dense.bias"].any())
 
 
 def test_frozen_parts_are_not_trained() -> None:
-    made = small.config(frozen=("video", "text")).build(small.setting("retrieval")).double()
+    made = small.config(frozen=("video", "text")).network(small.setting("retrieval")).double()
     trained = {name for name, _ in made.named_parameters()}
     assert {Violet.component_of(name) for name in trained} == {"cross", "heads"}
     assert {Violet.component_of(name) for name in frozen_weights(made)} == {"video", "text"}
@@ -85,7 +85,7 @@ def test_frozen_parts_are_not_trained() -> None:
 
 def test_low_rank_matrices_beside_all_attention() -> None:
     config = small.config(lora={"rank": 2})
-    made = config.build(small.setting("retrieval")).double()
+    made = config.network(small.setting("retrieval")).double()
     trained = {name for name, _ in made.named_parameters()}
     assert {name.split(".")[0] for name in trained if "lora_" not in name} == {"fc", "fc_mtm", "fc_mvm"}
     adapted = {name.rsplit(".lora_", 1)[0] for name in trained if "lora_" in name}
