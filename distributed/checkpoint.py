@@ -298,6 +298,7 @@ def check_recipe(checkpoint: Checkpoint, trajectory: Mapping[str, Any], place: s
             f"{first} was {theirs.get(first)!r}, now {ours.get(first)!r}"
             + (f" (and {len(differ) - 1} more)" if len(differ) > 1 else "")
             + "; give this run another name=..., or the recipe it began with"
+            + (", for a rate falls towards its end (linear_decay)" if first == "training.epochs" else "")
         )
 
 

@@ -196,6 +196,7 @@ class Recipe(StrictConfig):
         part["data"].pop("root")
         for key in ("evaluate_every", "log_every"):
             part["training"].pop(key)
+        part.get("inputs", {}).pop("scored_at_once", None)
         learned_decay = isinstance(self.combiner, MELTRConfig) and self.combiner.linear_decay
         if not (learned_decay or self.schedule.linear_decay):
             part["training"].pop("epochs")  # a run may be made longer, unless a rate falls towards its end

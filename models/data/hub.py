@@ -66,9 +66,9 @@ def locate(source: str, what: str, built_in: str) -> Path:
 
 
 def one_line(error: Exception) -> str:
-    """An error's type and the beginning of its first line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    """An error's type and the beginning of what it says, in one line."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
 
 
 def identity(folder: Path) -> str:

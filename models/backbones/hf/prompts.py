@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.backbones.hf.config import LLAVA, GenerativeConfig
-from models.data.sentences import load_tokenizer
+from models.data.sentences import has_tokenizer, load_tokenizer
 from models.errors import UserError
 
 VIDEO, QUESTION = "{video}", "{question}"
@@ -33,7 +33,7 @@ def prompt_ids(config: GenerativeConfig) -> tuple[tuple[int, ...], ...]:
             raise UserError(f"model.prompt_ids: has {len(config.prompt_ids)} parts; expected before, between and after")
         return config.prompt_ids
     folder = config.folder()
-    if folder is None or not config.has_tokenizer(folder):
+    if folder is None or not has_tokenizer(folder):
         if config.prompt is not None:
             raise UserError("model.prompt needs a model.source with a tokenizer, or give model.prompt_ids")
         return NOTHING

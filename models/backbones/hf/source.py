@@ -11,18 +11,18 @@ from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
+from safetensors import SafetensorError, safe_open
 
 from models.backbones.hf.passes import Triple
 from models.backbones.video_language import NO_LABEL, Setting, VideoLanguageBatch, VideoLanguageConfig
-from models.data.hub import LOAD, loading, locate, quiet
-from models.data.sentences import load_tokenizer
+from models.data.hub import LOAD, loading, locate, one_line, quiet
+from models.data.sentences import has_tokenizer, load_tokenizer
 from models.errors import UserError
 
 IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP: tuple[Triple, Triple] = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF: tuple[Triple, Triple] = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 _PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 _LABELS = ("id2label", "label2id")
 _PARTS = ("text_config", "vision_config")
 _SIZES = ("image_size", "patch_size", "tubelet_size", "temporal_patch_size", "spatial_merge_size", "num_frames")
@@ -97,6 +97,8 @@ class SourceConfig(VideoLanguageConfig):
         """
         folder = self.folder()
         if folder is None or torch.get_default_device().type == "meta":  # a look at the sizes alone
+            if folder is not None:
+                self._check_files(folder)
             build = getattr(kind, "from_config", None) or kind._from_config
             with loading("model.architecture: cannot be built", "; expected sizes that go together"):
                 return build(made).float()
@@ -121,23 +123,30 @@ class SourceConfig(VideoLanguageConfig):
                 )
         return found
 
+    def _check_files(self, folder: Path) -> None:
+        """Raises UserError where there are no weights, or a file of them is damaged: only its beginning is read."""
+        paths = sorted(folder.glob("*.safetensors"))
+        if not paths:
+            raise UserError(f"{self.where} ({folder}): has no weights; expected files *.safetensors")
+        for path in paths:
+            try:
+                with safe_open(path, "pt"):
+                    pass
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{path}: is no file of tensors, or is cut short ({one_line(error)})") from None
+
     def folder(self) -> Path | None:
         """Where the source's files are. Raises UserError where it cannot be found."""
         return None if self.source is None else locate(self.source, "model", "architecture")
 
-    @staticmethod
-    def has_tokenizer(folder: Path) -> bool:
-        """Whether the source brings its tokenizer."""
-        return any((folder / name).is_file() for name in _TOKENIZERS)
-
     def check_tokenizer(self, setting: Setting, vocabulary: int) -> None:
         """Raises UserError where the words of the setting are not those that the model knows `vocabulary` of."""
         own = setting.vocabulary - setting.shift
-        advice = "set the task's tokenizer to the model's own"
+        advice = f"set inputs.words.tokenizer to the model's own ({self.source or 'its folder'})"
         if own > vocabulary:
             raise UserError(f"{self.where}: knows {vocabulary} tokens and the tokenizer has {own}; {advice}")
         folder = self.folder()
-        if folder is not None and self.has_tokenizer(folder):
+        if folder is not None and has_tokenizer(folder):
             theirs = len(load_tokenizer(str(folder)))
             if theirs != own:
                 raise UserError(f"{self.where}: its tokenizer has {theirs} tokens, the task's {own}; {advice}")

@@ -82,5 +82,10 @@ def test_a_tokenizer_as_of_clip(tmp_path: Path) -> None:
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
+    """`transformers` would make one up from a configuration, to which every word is unknown."""
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match=r"has no words; expected one of tokenizer\.json, vocab\.txt"):
+        Tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be loaded"):
         Tokenizer(str(tmp_path))

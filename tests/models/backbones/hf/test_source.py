@@ -159,7 +159,7 @@ def test_sizes_that_do_not_fit(tmp_path: Path) -> None:
     assert refused(tiny.config("xclip", **given, frames=3), "retrieval", shift=1) == (
         where + "takes 2 frames; set model.frames=2"
     )
-    assert "knows 29 tokens and the tokenizer has 30; set the task's tokenizer" in refused(
+    assert "knows 29 tokens and the tokenizer has 30; set inputs.words.tokenizer to the model's own" in refused(
         tiny.config("xclip", **given), "retrieval"
     )
     long = tiny.setting("retrieval", shift=1).__class__("retrieval", 30, 10, (20, 21, 22), shift=1)
@@ -188,9 +188,22 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     tiny.saved("clip", AutoModel, tmp_path)
     tokenizer(tmp_path, 28)
     said = refused(tiny.config("clip", source=str(tmp_path), architecture={}), "retrieval", shift=1)
-    assert said.endswith("its tokenizer has 28 tokens, the task's 29; set the task's tokenizer to the model's own")
+    advice = f"set inputs.words.tokenizer to the model's own ({tmp_path})"
+    assert said.endswith(f"its tokenizer has 28 tokens, the task's 29; {advice}")
     tokenizer(tmp_path, 29)
     assert tiny.config("clip", source=str(tmp_path), architecture={}).network(tiny.setting("retrieval", shift=1))
+
+
+def test_missing_and_damaged_weights_are_seen_before_memory_is_taken(tmp_path: Path) -> None:
+    tiny.saved("clip", AutoModel, tmp_path)
+    config = tiny.config("clip", source=str(tmp_path), architecture={})
+    (file,) = tmp_path.glob("*.safetensors")
+    with torch.device("meta"):
+        assert config.network(tiny.setting("retrieval", shift=1))
+        file.write_bytes(file.read_bytes()[:-8])
+        assert f"{file.name}: is no file of tensors, or is cut short" in refused(config, "retrieval", shift=1)
+        file.unlink()
+        assert "has no weights; expected files *.safetensors" in refused(config, "retrieval", shift=1)
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "multiple_choice", "open_ended"])
