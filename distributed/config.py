@@ -12,7 +12,7 @@ from distributed.engine import EngineConfig
 from distributed.recipe_file import PathField
 from distributed.storage import Mirror, StorageField, below, mirror_of
 from distributed.tracking import TrackingConfig
-from models.backbones.catalog import backbone
+from models.backbones.catalog import BACKBONES, backbone
 from models.backbones.resnet import ResNet, ResNetConfig
 from models.backbones.univl.beam_search import BeamSearchConfig
 from models.backbones.univl.config import UniVLConfig
@@ -24,8 +24,10 @@ from models.data.alignment_set import AlignmentDataConfig
 from models.data.classification_set import ClassificationDataConfig
 from models.data.mosi import MOSIDataConfig
 from models.data.msrvtt import MSRVTTDataConfig
+from models.data.msrvtt_pixels import MSRVTTPixelsConfig
 from models.data.pixel_sets import PixelDataConfig
 from models.data.youcook2 import YouCook2DataConfig
+from models.errors import UserError
 from models.meltr.config import MELTRConfig
 from models.neumatch.actions import YMS_ACTIONS
 from models.neumatch.decoding import DecodingConfig
@@ -125,13 +127,16 @@ class Recipe(StrictConfig):
         none.
 
         Raises:
-            UserError: the model is of a backbone that does not exist.
+            UserError: a backbone that sees pixels is not named, or does not exist.
         """
-        task, model = values.get("task"), values.get("model")
+        task, model, data = values.get("task"), values.get("model"), values.get("data")
         name = model.get("name") if isinstance(model, Mapping) else None
         univl = task == "retrieval" and name == UniVLConfig().name
         if task in PIXEL_TASKS and isinstance(name, str) and not univl:
             return video_language_recipe(name)
+        pixels = isinstance(data, Mapping) and data.get("name") == MSRVTTPixelsConfig.model_fields["name"].default
+        if task in PIXEL_TASKS and (task != "retrieval" or pixels) and not univl:
+            raise UserError(f"model.name: expected a backbone: {', '.join(BACKBONES)}, or your own as MODULE:CLASS")
         return RECIPES.get(task, cls) if isinstance(task, str) else cls
 
     COMPONENTS: ClassVar[tuple[str, ...]] = ()

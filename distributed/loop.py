@@ -86,6 +86,8 @@ class Trainer:
         self.collectives = WorldCollectives()
         synchronise(network, self.collectives)
         if recipe.engine.activation_checkpointing:
+            if not network.blocks():
+                raise UserError("engine.activation_checkpointing: the network has no blocks to recompute; set false")
             recompute(network.blocks())
         micro_batches = recipe.micro_batches(self.workers)
         if task.whole_batch:

@@ -220,6 +220,8 @@ def test_an_export_of_a_model_of_transformers(data: Path, tmp_path: Path) -> Non
         ("retrieval", "viollet", {}, "no such backbone; there are violet"),
         ("recognition", "univl", {}, "no such backbone; there are violet"),
         ("retrieval", "nowhere.at_all:Config", {}, "cannot be imported"),
+        ("retrieval", "violet", {"model": {"frames": 2}}, "model.name: expected a backbone: violet, "),
+        ("recognition", "violet", {"model": {"name": {"towers": None}}}, "model.name: expected a backbone: violet, "),
         (
             "retrieval",
             "models.backbones.resnet:ResNetConfig",

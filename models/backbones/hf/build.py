@@ -26,7 +26,9 @@ def dual(config: DualEncoderConfig, setting: Setting) -> VideoLanguageNetwork:
     config.check_tokenizer(setting, text.vocab_size)
     places = text.max_position_embeddings
     if setting.words > places:
-        raise UserError(f"{config.where}: takes texts of at most {places} tokens, not of {setting.words}")
+        raise UserError(
+            f"{config.where}: takes texts of at most {places} tokens, not of {setting.words}; lower inputs.words.most"
+        )
     if hasattr(vision, "image_size"):
         config.check_image(vision.image_size)
     else:

@@ -103,5 +103,7 @@ class VioletConfig(VideoLanguageConfig):
             raise ValueError("depths, swin_heads and window must be at least 1 everywhere")
         for stage, heads in enumerate(self.swin_heads):
             if (width := self.embed_dim * 2**stage) % heads:
-                raise ValueError(f"swin_heads={self.swin_heads}: stage {stage} has {width} channels, no multiple")
+                raise ValueError(
+                    f"swin_heads={self.swin_heads}: stage {stage} has {width} channels, no multiple of {heads}"
+                )
         return self
