@@ -85,14 +85,10 @@ def _choices(path: Path) -> list[Entry]:
 
 
 def _rows(path: Path, *columns: str) -> list[tuple[str, dict[str, str]]]:
-    """The rows of an official file, each question's `vid_id` once; `key` is the GIF's number."""
-    rows = read_table(path, "gif_name", "question", *columns, "vid_id", delimiter="\t")
+    """The rows of an official file; its other columns, a question's and a GIF's number, say nothing of what is asked."""
+    rows = read_table(path, "gif_name", "question", *columns, delimiter="\t")
     if not rows:
         raise UserError(f"{path}: holds no question; expected one or more")
-    asked: set[str] = set()
     for where, cells in rows:
-        if cells["vid_id"] in asked:
-            raise UserError(f"{where}: {cells['vid_id']!r} comes twice; expected each vid_id once")
-        asked.add(cells["vid_id"])
         check_name(cells["gif_name"], where)
     return rows
