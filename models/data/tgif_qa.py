@@ -85,7 +85,7 @@ def _choices(path: Path) -> list[Entry]:
 
 
 def _rows(path: Path, *columns: str) -> list[tuple[str, dict[str, str]]]:
-    """The rows of an official file; its other columns, a question's and a GIF's number, say nothing of what is asked."""
+    """The rows of an official file. Its other columns, numbers of questions and GIFs, say nothing of what is asked."""
     rows = read_table(path, "gif_name", "question", *columns, delimiter="\t")
     if not rows:
         raise UserError(f"{path}: holds no question; expected one or more")
