@@ -66,10 +66,12 @@ def launch(recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         UserError: the cluster can never hold the workers, or a worker found a mistake.
-        ray.train.TrainingFailedError: workers died more often in a row than the recipe lets them.
+        ray.train.TrainingFailedError, ray.exceptions.RayError: workers, or the process that looks after them, died more
+            often in a row than the recipe lets them.
     """
     _settings(recipe)
     import ray.train
+    from ray.exceptions import OutOfMemoryError, RayActorError
 
     start_ray()
     capacity = Capacity.of_cluster()
@@ -82,9 +84,9 @@ def launch(recipe: Recipe) -> dict[str, Any]:
         try:
             figures: dict[str, Any] = getattr(_trainer(recipe, resources).fit(), "return_value", None) or {}
             break
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, RayActorError, OutOfMemoryError) as error:
             # Ray counts all failures of a run; those that it went on from are no reason to give it up. And it does not
-            # try again at all where a worker dies while the group is being made.
+            # try again at all where a worker dies while the group is being made, or its own controller does.
             in_a_row = 0 if _newest_step(recipe) > reached else in_a_row + 1
             if in_a_row > (0 if isinstance(error, ray.train.WorkerGroupError) else recipe.scaling.max_failures):
                 raise

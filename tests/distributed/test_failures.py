@@ -67,27 +67,28 @@ def newest_step(run: Path) -> int:
     return int(complete[0].name.removeprefix("step-")) if complete else 0
 
 
-def workers_below(process: psutil.Process) -> list[psutil.Process]:
-    """The training workers that a process's own cluster runs."""
+def workers_below(process: psutil.Process, name: str = "RayTrainWorker") -> list[psutil.Process]:
+    """The training workers, or other actors by their class, that a process's own cluster runs."""
     found = []
     for child in process.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::RayTrainWorker"):
+            if child.cmdline()[:1] and child.cmdline()[0].startswith(f"ray::{name}"):
                 found.append(child)
     return found
 
 
+@pytest.mark.parametrize("name", ["RayTrainWorker", pytest.param("TrainController", marks=pytest.mark.rehearsal)])
 def test_killed_worker_is_replaced(
-    data: Path, tmp_path: Path, undisturbed: tuple[list[float], dict[str, float]]
+    data: Path, tmp_path: Path, undisturbed: tuple[list[float], dict[str, float]], name: str
 ) -> None:
+    """Also the process that looks after the workers, which end with it."""
     run = tmp_path / "runs" / "run"
     killed: list[int] = []
 
     def kill() -> None:
         while newest_step(run) < STEPS // 4:
             time.sleep(0.01)
-        worker = workers_below(psutil.Process())[-1]
-        worker.kill()
+        workers_below(psutil.Process(), name)[-1].kill()
         killed.append(newest_step(run))
 
     killer = threading.Thread(target=kill, daemon=True)
