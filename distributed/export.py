@@ -45,7 +45,7 @@ def write_video_language(folder: Path, run: Path, chosen: checkpoint.Checkpoint)
     network.load_state_dict(checkpoint.whole_weights(chosen))
     setting = {"kind": task.setting.kind, "classes": task.setting.classes, "codes": task.setting.codes}
     model = task.model.model_copy(update={"lora": None})  # as its matrices are added in
-    about = {"model": model.model_dump(mode="json"), "inputs": chosen.manifest["recipe"]["inputs"], "setting": setting}
+    about = {"model": model.model_dump(mode="json"), "inputs": task.inputs.model_dump(mode="json"), "setting": setting}
     write_tensors(folder, merged(network), {**about, **about_run(run, chosen)})
 
 

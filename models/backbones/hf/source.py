@@ -220,7 +220,7 @@ def _made(architecture: Mapping[str, Any]) -> Any:
 def _check_sizes(given: Mapping[str, Any], where: str) -> None:
     for name in (name for name in _SIZES if name in given):
         value = given[name]
-        if not isinstance(value, int) or value < 1:
+        if value is not None and (not isinstance(value, int) or value < 1):
             raise UserError(f"{where}.{name}={value!r:.60}: expected a whole number, 1 or more")
     for name in (name for name in _PARTS if name in given):
         if not isinstance(given[name], Mapping):
