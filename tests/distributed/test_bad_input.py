@@ -218,7 +218,10 @@ def test_data_of_another_width_than_the_run_began_with(runs: Path, movies: Path,
 def test_storage_that_cannot_be_written(tmp_path: Path, recipe: Path) -> None:
     (tmp_path / "file").touch()
     error = error_of(recipe, f"storage={tmp_path / 'file'}")
-    assert error.startswith(f"{tmp_path}/file/run/preprocessing.safetensors: cannot be written (")
+    assert error == (
+        f"{tmp_path}/file/run: cannot be written, for {tmp_path}/file is no folder that can; name another place by "
+        "storage=FOLDER"
+    )
 
 
 def test_nothing_is_left_behind(tmp_path: Path, recipe: Path) -> None:
